@@ -1,0 +1,66 @@
+"""One tree of errors; a class is a meaning with a stable code, and knows nothing of HTTP.
+
+    DomainError
+    +-- InvalidInputError         the input contradicts its contract; `pointer` says where
+    +-- NotFoundError             no such environment, item, refit, model or key (or not yours to see)
+    +-- ConflictError             an id is taken by other content
+    +-- UnauthenticatedError      no key, or a key that is not valid
+    +-- PermissionDeniedError     a valid key without the needed scope
+    +-- RefitStateError           the refit or model is not in a state that allows this
+    +-- ModelNotReadyError        nothing to answer from yet
+    +-- EncoderUnavailableError   the embeddings service did not answer
+    +-- StoreUnavailableError     the database did not answer
+    +-- CorruptModelError         a stored model cannot be read back
+"""
+
+from typing import ClassVar
+
+
+class DomainError(Exception):
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.pointer = pointer
+        """A JSON pointer into the request's body (RFC 6901), where one can be named."""
+
+
+class InvalidInputError(DomainError):
+    code = "invalid-input"
+
+
+class NotFoundError(DomainError):
+    code = "not-found"
+
+
+class ConflictError(DomainError):
+    code = "conflict"
+
+
+class UnauthenticatedError(DomainError):
+    code = "unauthenticated"
+
+
+class PermissionDeniedError(DomainError):
+    code = "permission-denied"
+
+
+class RefitStateError(DomainError):
+    code = "refit-state"
+
+
+class ModelNotReadyError(DomainError):
+    code = "model-not-ready"
+
+
+class EncoderUnavailableError(DomainError):
+    code = "encoder-unavailable"
+
+
+class StoreUnavailableError(DomainError):
+    code = "store-unavailable"
+
+
+class CorruptModelError(DomainError):
+    code = "corrupt-model"
