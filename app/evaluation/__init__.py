@@ -1,0 +1,27 @@
+"""Studies without a server: data set folders, held-out evaluation, simulation with a known truth."""
+
+from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_per_user
+from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, InvalidDatasetError, Part, choice_tasks, derive_split
+from app.evaluation.folders import read_dataset
+from app.evaluation.report import MethodReport, Score, StudyReport, Versus
+from app.evaluation.study import METHODS, evaluate_dataset
+
+__all__ = [
+    "FEW_SHOT_SIZES",
+    "METHODS",
+    "Dataset",
+    "GlobalModel",
+    "InvalidDatasetError",
+    "MethodReport",
+    "Part",
+    "PerUserModel",
+    "Score",
+    "StudyReport",
+    "Versus",
+    "choice_tasks",
+    "derive_split",
+    "evaluate_dataset",
+    "fit_global",
+    "fit_per_user",
+    "read_dataset",
+]

@@ -1,0 +1,127 @@
+"""What a study found, in the shape of `psharelora evaluate --json`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from app.evaluation.dataset import Int, Real
+from app.learning import evaluate_predictions
+
+LOSS_FLOOR = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well held-out comparisons were predicted."""
+
+    accuracy: float
+    log_loss: float
+    """Mean, in nats a comparison; 0.693 is a coin."""
+    ece: float
+    """Expected calibration error of the preferred side's probability."""
+    n: int
+    """Comparisons."""
+    log_loss_stderr: float
+    """Over users: one person's comparisons are not independent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """A method beside the global model, user by user; gains are log-loss saved, in nats a comparison."""
+
+    gain: float
+    """Mean over comparisons."""
+    gain_stderr: float
+    """Over users."""
+    users: int
+    users_better: int
+    users_worse: int
+    user_gain: dict[str, float]
+    """Quantiles over users of a user's mean gain."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodReport:
+    method: str
+    score: Score
+    """Seen users, held-out comparisons."""
+    fit_seconds: float
+    predict_seconds: float
+    rank: int
+    few_shot: dict[int, Score]
+    """Unseen users, after so many of their own comparisons."""
+    few_shot_seconds: float
+    versus_global: Versus | None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        timings = {"fit_seconds": self.fit_seconds, "predict_seconds": self.predict_seconds}
+        return {
+            **asdict(self.score),
+            **timings,
+            "rank": self.rank,
+            "few_shot": {str(size): asdict(score) for size, score in self.few_shot.items()},
+            "few_shot_seconds": self.few_shot_seconds,
+            "versus_global": None if self.versus_global is None else asdict(self.versus_global),
+            "details": self.details,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReport:
+    dataset: str
+    counts: dict[str, int]
+    split: dict[str, Any]
+    seed: int
+    methods: Sequence[MethodReport]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "counts": self.counts,
+            "split": self.split,
+            "seed": self.seed,
+            "methods": {method.method: method.as_dict() for method in self.methods},
+        }
+
+
+def losses(prob: Real) -> Real:
+    """(n,) log-loss of each comparison, all of which ended with `chosen`."""
+    return -np.log(np.clip(prob, LOSS_FLOOR, 1.0))
+
+
+def score(prob: Real, user: Int) -> Score:
+    metrics = evaluate_predictions(prob, np.ones(len(prob)))
+    return Score(
+        accuracy=metrics.accuracy,
+        log_loss=metrics.log_loss,
+        ece=metrics.ece,
+        n=metrics.n,
+        log_loss_stderr=_stderr_over_users(losses(prob), user),
+    )
+
+
+def versus(prob: Real, base: Real, user: Int) -> Versus:
+    """Compare two predictions of the same comparisons."""
+    gain = losses(base) - losses(prob)
+    owners, index, counts = np.unique(user, return_inverse=True, return_counts=True)
+    by_user = np.bincount(index, gain) / counts
+    return Versus(
+        gain=float(gain.mean()),
+        gain_stderr=_stderr_over_users(gain, user),
+        users=len(owners),
+        users_better=int((by_user > 0).sum()),
+        users_worse=int((by_user < 0).sum()),
+        user_gain={f"p{q}": float(np.percentile(by_user, q)) for q in (5, 25, 50, 75, 95)},
+    )
+
+
+def _stderr_over_users(values: Real, user: Int) -> float:
+    """Of the mean of `values`, when one user's values may hang together (cluster-robust)."""
+    _, index = np.unique(user, return_inverse=True)
+    sums = np.bincount(index, values - values.mean())
+    n_users = len(sums)
+    correction = n_users / (n_users - 1) if n_users > 1 else 1.0
+    return float(np.sqrt(correction * (sums @ sums)) / len(values))

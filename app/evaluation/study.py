@@ -1,0 +1,183 @@
+"""Held-out evaluation of a data set: what does personalisation gain, for whom, and from how many answers on?
+
+Every method learns from the seen users' comparisons (split 0) and is tested on their held-out ones (split 1). Then each
+unseen user is met with the first q of their comparisons (split 2, in order), and tested on split 3.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_per_user
+from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, Int, Part, Real
+from app.evaluation.report import MethodReport, Score, StudyReport, Versus, score, versus
+from app.learning import Adapter, FitProgress, Model, fit, fold_in
+
+METHODS = ("global", "per_user", "mle", "evidence")
+
+Rank = int | Literal["auto"]
+StudyProgress = Callable[[str, str, float], None]
+"""Called with the method, its phase and how much of that is done, 0..1."""
+
+
+class Fitted(Protocol):
+    """A method after learning; predictions are probabilities that `chosen` was chosen."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def predict(self, data: Dataset) -> Real:
+        """(n,) for seen users."""
+        ...
+
+    def predict_after(self, adapt: Dataset, test: Dataset) -> Real:
+        """(n,) for one unseen user after the comparisons `adapt`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedModel:
+    """A model of the learning core, asked in the way that the service asks it."""
+
+    model: Model
+    n_users: int
+
+    @property
+    def rank(self) -> int:
+        return self.model.rank
+
+    def predict(self, data: Dataset) -> Real:
+        return self.model.predict(data.comparisons(self.n_users))
+
+    def predict_after(self, adapt: Dataset, test: Dataset) -> Real:
+        adapter: Adapter = fold_in(self.model, adapt.comparisons(1)) if len(adapt) else self.model.population()
+        return self.model.predict(test.comparisons(1), adapters=[adapter])
+
+
+def evaluate_dataset(
+    dataset: Dataset,
+    *,
+    rank: Rank = "auto",
+    seed: int = 0,
+    methods: tuple[str, ...] = METHODS,
+    progress: StudyProgress | None = None,
+) -> StudyReport:
+    """Fit each method and measure it on the data set's split.
+
+    `rank` is that of `mle` and `evidence`; "auto" lets the data decide, as the worker does. The same `seed` gives the
+    same report, seconds apart.
+    """
+    report = progress or _silent
+    seen = np.unique(dataset.user[np.isin(dataset.split, [Part.LEARN, Part.TEST])])
+    learn = dataset.part(Part.LEARN).renumbered(seen)
+    test = dataset.part(Part.TEST).renumbered(seen)
+    newcomers = _newcomers(dataset)
+    probabilities: dict[str, Real] = {}
+    reports = []
+    for method in methods:
+        begun = perf_counter()
+        fitted = _fit(method, learn, n_users=len(seen), rank=rank, seed=seed, progress=report)
+        fit_seconds = perf_counter() - begun
+        probabilities[method] = fitted.predict(test)
+        predict_seconds = perf_counter() - begun - fit_seconds
+        few_shot = few_shot_scores(fitted, newcomers, progress=partial(report, method, "few-shot"))
+        reports.append(
+            MethodReport(
+                method=method,
+                score=score(probabilities[method], test.user),
+                fit_seconds=fit_seconds,
+                predict_seconds=predict_seconds,
+                rank=fitted.rank,
+                few_shot=few_shot,
+                few_shot_seconds=perf_counter() - begun - fit_seconds - predict_seconds,
+                versus_global=_versus_global(method, probabilities, test.user),
+                details=_details(fitted),
+            )
+        )
+    return StudyReport(
+        dataset=dataset.name, counts=_counts(dataset), split=_split(dataset), seed=seed, methods=tuple(reports)
+    )
+
+
+def few_shot_scores(
+    fitted: Fitted, newcomers: Mapping[int, tuple[Dataset, Dataset]], *, progress: Callable[[float], None]
+) -> dict[int, Score]:
+    """Score the unseen users' tests after the first q of each one's own comparisons; empty if nobody is unseen."""
+    if not newcomers:
+        return {}
+    user = np.repeat(list(newcomers), [len(test) for _, test in newcomers.values()])
+    scores = {}
+    for number, size in enumerate(FEW_SHOT_SIZES, start=1):
+        parts = [fitted.predict_after(adapt.first(size), test) for adapt, test in newcomers.values()]
+        scores[size] = score(np.concatenate(parts), user)
+        progress(number / len(FEW_SHOT_SIZES))
+    return scores
+
+
+def _newcomers(dataset: Dataset) -> dict[int, tuple[Dataset, Dataset]]:
+    """Each unseen user's comparisons to adapt with and to test on, as user 0 of their own."""
+
+    def alone(data: Dataset, user: int) -> Dataset:
+        return data.renumbered(np.asarray([user], dtype=np.int64))
+
+    adapt, test = dataset.part(Part.ADAPT), dataset.part(Part.UNSEEN_TEST)
+    return {int(user): (alone(adapt, user), alone(test, user)) for user in np.unique(test.user)}
+
+
+def _fit(method: str, learn: Dataset, *, n_users: int, rank: Rank, seed: int, progress: StudyProgress) -> Fitted:
+    def on_progress(state: FitProgress) -> None:
+        progress(method, state.phase, state.done)
+
+    progress(method, "fitting", 0.0)
+    match method:
+        case "global":
+            return fit_global(learn, seed=seed)
+        case "per_user":
+            return fit_per_user(learn, n_users=n_users, seed=seed)
+        case "mle" | "evidence":
+            comparisons, rng = learn.comparisons(n_users), np.random.default_rng(seed)
+            model = fit(comparisons, rank=rank, estimator=method, rng=rng, progress=on_progress)
+            return SharedModel(model=model, n_users=n_users)
+        case _:
+            raise ValueError(f"no method is called {method!r}; one of {', '.join(METHODS)} was expected.")
+
+
+def _details(fitted: Fitted) -> dict[str, Any]:
+    match fitted:
+        case SharedModel(model=model):
+            ending = {"converged": model.converged, "passes": model.passes, "reason": model.reason}
+            return {**ending, "diagnostics": model.diagnostics.as_dict()}
+        case GlobalModel(strength=strength) | PerUserModel(strength=strength):
+            return {"ridge": strength}
+        case _:
+            return {}
+
+
+def _versus_global(method: str, probabilities: Mapping[str, Real], user: Int) -> Versus | None:
+    if method == "global" or "global" not in probabilities:
+        return None
+    return versus(probabilities[method], probabilities["global"], user)
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    return {
+        "users": len(np.unique(dataset.user)),
+        "items": len(dataset.X),
+        "item_dim": dataset.X.shape[1],
+        "contexts": 0 if dataset.contexts is None else len(dataset.contexts),
+        "comparisons": len(dataset),
+    }
+
+
+def _split(dataset: Dataset) -> dict[str, Any]:
+    sizes = {part.name.lower(): int((dataset.split == part).sum()) for part in Part}
+    validation = "the folder's fold" if dataset.fold is not None else "a fifth of each user's choice tasks"
+    return {"rule": dataset.split_rule, "comparisons": sizes, "validation": validation}
+
+
+def _silent(_method: str, _phase: str, _done: float) -> None:
+    pass
