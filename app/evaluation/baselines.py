@@ -98,7 +98,7 @@ class PerUserModel:
     @property
     def rank(self) -> int:
         """Full: an offset in every direction of the items' features."""
-        return self.base.differences.X.shape[1]
+        return int(self.base.differences.X.shape[1])
 
     def predict(self, data: Dataset) -> Real:
         own = np.einsum("nd,nd->n", self.base.differences(data), self.offsets[data.user])

@@ -74,7 +74,8 @@ def _arrays(file: Path, required: tuple[str, ...], optional: tuple[str, ...] = (
         raise InvalidDatasetError(f"{file} is missing.")
     names = (*required, *optional)
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        # NumPy leaves a file that it opened itself open when it cannot read it.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             found = sorted(stored)
             arrays = {name: stored[name] for name in names if name in stored}
     except UNREADABLE as error:
