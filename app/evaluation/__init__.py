@@ -4,6 +4,7 @@ from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_
 from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, InvalidDatasetError, Part, choice_tasks, derive_split
 from app.evaluation.folders import read_dataset
 from app.evaluation.report import MethodReport, Score, StudyReport, Versus
+from app.evaluation.simulation import Simulation, simulate
 from app.evaluation.study import METHODS, evaluate_dataset
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Part",
     "PerUserModel",
     "Score",
+    "Simulation",
     "StudyReport",
     "Versus",
     "choice_tasks",
@@ -24,4 +26,5 @@ __all__ = [
     "fit_global",
     "fit_per_user",
     "read_dataset",
+    "simulate",
 ]

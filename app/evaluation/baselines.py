@@ -32,17 +32,19 @@ class DifferenceMap:
     """Comparisons -> standardised feature differences (n, d1 * d2); d2 counts a constant and the context's columns."""
 
     X: Real
-    """(M, d1)"""
+    """(M, d1) standardised."""
+    scale: Real
+    """(d1,) that X was divided by; 1 where a column does not vary."""
     Y: Real
     """(C, d2), or (1, 1) where choices have no context."""
 
     @classmethod
     def of(cls, learn: Dataset) -> "DifferenceMap":
-        X = _standardise(learn.X, np.r_[learn.chosen, learn.rejected])
+        X, scale = _standardise(learn.X, np.r_[learn.chosen, learn.rejected])
         if learn.contexts is None or learn.context is None:
-            return cls(X=X, Y=np.ones((1, 1)))
-        Y = _standardise(learn.contexts, learn.context)
-        return cls(X=X, Y=np.column_stack([np.ones(len(Y)), Y / np.sqrt(Y.shape[1])]))
+            return cls(X=X, scale=scale, Y=np.ones((1, 1)))
+        Y, _ = _standardise(learn.contexts, learn.context)
+        return cls(X=X, scale=scale, Y=np.column_stack([np.ones(len(Y)), Y / np.sqrt(Y.shape[1])]))
 
     def __call__(self, data: Dataset) -> Real:
         x = self.X[data.chosen] - self.X[data.rejected]
@@ -194,11 +196,12 @@ def probability(log_odds: Real) -> Real:
     return result
 
 
-def _standardise(table: Real, rows: Int) -> Real:
+def _standardise(table: Real, rows: Int) -> tuple[Real, Real]:
     """Centred and scaled by what the given rows show; a column that doesn't vary there is left at zero."""
-    centre, scale = table[rows].mean(axis=0), table[rows].std(axis=0)
-    varies = scale > 1e-9 * (1 + np.abs(centre))
-    return np.where(varies, (table - centre) / np.where(varies, scale, 1), 0)
+    centre, spread = table[rows].mean(axis=0), table[rows].std(axis=0)
+    varies = spread > 1e-9 * (1 + np.abs(centre))
+    scale = np.where(varies, spread, 1.0)
+    return np.where(varies, (table - centre) / scale, 0.0), scale
 
 
 def _log_loss(log_odds: Real) -> float:

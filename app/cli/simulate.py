@@ -1,0 +1,85 @@
+"""`psharelora simulate`: the method against a known truth."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.progress import study_progress
+
+if TYPE_CHECKING:
+    from app.evaluation import Simulation
+
+
+def simulate(
+    *,
+    users: Annotated[int, typer.Option(min=16, help="Users at the top of the ladder.")] = 240,
+    comparisons: Annotated[int, typer.Option(min=16, help="Comparisons of each user at the top of the ladder.")] = 64,
+    dim: Annotated[int, typer.Option(min=2, max=512, help="Features of a catalogue item.")] = 12,
+    rank: Annotated[int, typer.Option(min=1, max=9, help="Rank in which the drawn users differ.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Draw users with a known truth, learn them back, and compare with what the theory promises.
+
+    Rewards are learnt back from choices in a catalogue, policies from choices between trajectories of a small decision
+    process, at an eighth, a quarter, a half and all of the users, and of the comparisons.
+    """
+    from app.evaluation import simulate as run
+
+    if rank > dim:
+        raise typer.BadParameter(f"at most {dim}, the number of features", param_hint="--rank")
+    with study_progress() as progress:
+        simulation = run(users=users, comparisons=comparisons, dim=dim, rank=rank, seed=seed, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(simulation.as_dict(), allow_nan=False))
+    else:
+        _print_tables(simulation)
+
+
+def _print_tables(simulation: "Simulation") -> None:
+    console = Console()
+    console.print(_catalogue_table(simulation))
+    console.print(_mdp_table(simulation))
+    console.print(_slopes_table(simulation))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _catalogue_table(simulation: "Simulation") -> Table:
+    columns = ("users", "comparisons", "distance", "local's", "error", "global's", "local's", "95% covers")
+    table = _table("Catalogue: distance of the subspace, error of the rewards (log-odds)", *columns)
+    for point in simulation.points:
+        ours, everybody, local = (point.catalogue[m] for m in ("p_share_lora", "lora_global", "lora_local"))
+        distances = (ours.principal_angle_distance, local.principal_angle_distance)
+        values = (*distances, ours.reward_error, everybody.reward_error, local.reward_error, ours.coverage)
+        table.add_row(str(point.users), str(point.comparisons), *(f"{value:.3f}" for value in values))
+    return table
+
+
+def _mdp_table(simulation: "Simulation") -> Table:
+    columns = ("users", "comparisons", "reference", "global", "local", "greedy", "robust", "bound held")
+    table = _table("Decision process: regret against each user's optimal policy (log-odds)", *columns)
+    for point in simulation.points:
+        mdp = point.mdp
+        policies = ("reference", "lora_global", "lora_local", "greedy", "robust")
+        values = (*(mdp.regret[policy] for policy in policies), mdp.lower_bound_held)
+        table.add_row(str(point.users), str(point.comparisons), *(f"{value:.3f}" for value in values))
+    return table
+
+
+def _slopes_table(simulation: "Simulation") -> Table:
+    columns = ("quantity", "with users", "predicted", "with comparisons", "predicted")
+    table = _table("Exponents, fitted and as the theory predicts", *columns)
+    for quantity, slopes in simulation.slopes.items():
+        both = (slopes["users"], slopes["comparisons"])
+        cells = (f"{value:+.2f}" for slope in both for value in (slope.fitted, slope.predicted))
+        table.add_row(quantity.replace("_", " "), *cells)
+    return table

@@ -1,0 +1,278 @@
+"""Does the method do what the theory says, where the truth is known?
+
+For a ladder of users N and of comparisons a user N_p, a truth is drawn, learnt back and compared:
+
+- principal angle distance of the learnt subspace from the true one, which must fall like 1 / sqrt(N N_p) (Theorem 4.1;
+  the drawn truth has no tail);
+- the error of the rewards, which by the same argument falls like sqrt(k (d1 + N d2) / (N N_p)): the subspace is paid by
+  everybody together, the adapter by each user alone;
+- the coverage of the 95% intervals;
+- the value gap of the policies planned from the learnt rewards (Theorem 4.2 bounds it by that same rate; as a bound it
+  may be beaten).
+
+Source: Liu et al. 2025, Theorems 4.1 and 4.2; rates leave out logarithms.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from app.evaluation.baselines import fit_global, fit_per_user
+from app.evaluation.dataset import Real
+from app.evaluation.truth import MDP_ACTIONS, MDP_STATES, CatalogueWorld, MdpWorld, draw_catalogue, draw_mdp
+from app.learning import Model, fit, principal_angle_distance
+from app.policy import FiniteHorizonMDP, RobustPolicy, backward_induction, occupancy, robust_policy
+
+LADDER = (0.125, 0.25, 0.5, 1.0)
+"""Shares of the asked users, and of the asked comparisons, at which everything is measured."""
+
+LEVEL = 0.95
+
+PLANNED_USERS = 8
+"""Users of a point for whom policies are planned."""
+
+SimulationProgress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueResult:
+    """How well rewards were learnt back, averaged over users and items."""
+
+    principal_angle_distance: float | None
+    """None for a model that is the same for everybody."""
+    reward_error: float
+    """Root mean square, log-odds."""
+    coverage: float | None
+    """Share of the true rewards inside their 95% interval, where the method gives one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MdpResult:
+    """Policies for a few users; regret is true value lost against the user's optimal policy, in log-odds."""
+
+    principal_angle_distance: float
+    regret: dict[str, float]
+    """By policy: reference, lora_global, lora_local, greedy (for the mean reward), robust."""
+    lower_bound_held: float
+    """Share of users whose true improvement over the reference was at least the certified one."""
+    largest_relative_gap: float
+    """Of the certificates."""
+    planned_users: int
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    users: int
+    comparisons: int
+    """Of each user."""
+    catalogue: dict[str, CatalogueResult]
+    """By method: p_share_lora, lora_global, lora_local."""
+    mdp: MdpResult
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """Exponent of a quantity along one ladder: the quantity goes like the ladder's variable to this power."""
+
+    fitted: float
+    predicted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    seed: int
+    dim: int
+    rank: int
+    points: Sequence[Point]
+    slopes: dict[str, dict[str, Slope]]
+    """By quantity, then by ladder: users, comparisons."""
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def simulate(
+    *,
+    users: int = 240,
+    comparisons: int = 64,
+    dim: int = 12,
+    rank: int = 2,
+    seed: int = 0,
+    progress: SimulationProgress | None = None,
+) -> Simulation:
+    """Draw truths along both ladders up to `users` and `comparisons`, and learn them back."""
+    begun = perf_counter()
+    points = []
+    grid = ladder_points(users, comparisons, rank)
+    for number, (n_users, per_user) in enumerate(grid):
+        if progress is not None:
+            progress("simulating", f"{n_users} users x {per_user} comparisons", number / len(grid))
+        rng = np.random.default_rng([seed, n_users, per_user])
+        points.append(simulate_point(rng, n_users=n_users, per_user=per_user, dim=dim, rank=rank))
+    return Simulation(
+        seed=seed,
+        dim=dim,
+        rank=rank,
+        points=tuple(points),
+        slopes=_slopes(points, users=users, comparisons=comparisons, dim=dim, rank=rank),
+        seconds=perf_counter() - begun,
+    )
+
+
+def ladder_points(users: int, comparisons: int, rank: int) -> list[tuple[int, int]]:
+    """(N, N_p) along both ladders; no point has fewer users than the rank needs."""
+    along_users = [(max(rank + 2, round(users * share)), comparisons) for share in LADDER]
+    along_comparisons = [(users, max(2, round(comparisons * share))) for share in LADDER]
+    return sorted({*along_users, *along_comparisons})
+
+
+def simulate_point(rng: np.random.Generator, *, n_users: int, per_user: int, dim: int, rank: int) -> Point:
+    begun = perf_counter()
+    catalogue = draw_catalogue(rng, n_users=n_users, per_user=per_user, dim=dim, rank=rank)
+    learnt = _learn_catalogue(catalogue, rank, rng)
+    mdp = draw_mdp(rng, n_users=n_users, per_user=per_user, rank=rank)
+    planned = _plan(mdp, rank, rng)
+    return Point(users=n_users, comparisons=per_user, catalogue=learnt, mdp=planned, seconds=perf_counter() - begun)
+
+
+def _learn_catalogue(world: CatalogueWorld, rank: int, rng: np.random.Generator) -> dict[str, CatalogueResult]:
+    n_users = len(world.truth.Theta)
+    model = fit(world.data.comparisons(n_users), rank=rank, rng=rng)
+    shared, covered = _shared_rewards(model, world)
+    everybody = fit_global(world.data, seed=0)
+    own = fit_per_user(world.data, n_users=n_users, seed=0)
+    theta = everybody.theta / everybody.differences.scale
+    offsets = own.offsets / own.base.differences.scale
+    return {
+        "p_share_lora": CatalogueResult(
+            principal_angle_distance(model.B, world.truth.B), _error(shared, world.rewards), covered
+        ),
+        "lora_global": CatalogueResult(None, _error(_centred(world.X @ theta), world.rewards), None),
+        "lora_local": CatalogueResult(
+            principal_angle_distance(np.linalg.svd(offsets.T, full_matrices=False)[0][:, :rank], world.truth.B),
+            _error(_centred((theta + offsets) @ world.X.T), world.rewards),
+            None,
+        ),
+    }
+
+
+def _shared_rewards(model: Model, world: CatalogueWorld) -> tuple[Real, float]:
+    """(N, M) rewards as differences from the mean item, and the coverage of their intervals."""
+    weights = np.full(len(world.X), 1 / len(world.X))
+    means, covered = np.empty_like(world.rewards), np.empty(world.rewards.shape, dtype=np.bool_)
+    truth = world.rewards
+    for user in range(len(truth)):
+        belief = model.rewards(model.adapter(user), world.X).minus(weights)
+        lower, upper = belief.interval(LEVEL)
+        means[user], covered[user] = belief.mean, (lower <= truth[user]) & (truth[user] <= upper)
+    return means, float(covered.mean())
+
+
+def _plan(world: MdpWorld, rank: int, rng: np.random.Generator) -> MdpResult:
+    n_users = len(world.truth.Theta)
+    model = fit(world.comparisons, rank=rank, rng=rng)
+    own = fit_per_user(world.data, n_users=n_users, seed=0)
+    scale, shape = own.base.differences.scale, (MDP_STATES, MDP_ACTIONS)
+    baselines = {"lora_global": np.tile(own.base.theta, (n_users, 1)), "lora_local": own.base.theta + own.offsets}
+    tables = {method: (weights / scale).reshape(n_users, *shape) for method, weights in baselines.items()}
+    planned = rng.permutation(n_users)[:PLANNED_USERS].tolist()
+    outcomes = []
+    for user in planned:
+        belief = model.reward_table(model.adapter(user))
+        mean = belief.mean.reshape(shape)
+        robust = robust_policy(world.mdp, mean, belief.factor, beta=belief.beta(LEVEL), reference=world.reference)
+        believed = {**{method: table[user] for method, table in tables.items()}, "greedy": mean}
+        outcomes.append(_outcome(world, world.truth.Theta[user], believed, robust))
+    return MdpResult(
+        principal_angle_distance=principal_angle_distance(model.B, world.truth.B),
+        regret={name: float(np.mean([o.regret[name] for o in outcomes])) for name in outcomes[0].regret},
+        lower_bound_held=float(np.mean([o.improvement >= o.certified - 1e-9 for o in outcomes])),
+        largest_relative_gap=max(o.relative_gap for o in outcomes),
+        planned_users=len(planned),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What one user's policies are truly worth."""
+
+    regret: dict[str, float]
+    improvement: float
+    """Of the robust policy over the reference."""
+    certified: float
+    relative_gap: float
+
+
+def _outcome(world: MdpWorld, truth: Real, believed: dict[str, Real], robust: RobustPolicy) -> _Outcome:
+    best, reference = _planned_value(world.mdp, truth, truth), _value(world.mdp, world.reference, truth)
+    value = _value(world.mdp, robust.policy, truth)
+    planned = {method: best - _planned_value(world.mdp, table, truth) for method, table in believed.items()}
+    return _Outcome(
+        regret={"reference": best - reference, **planned, "robust": best - value},
+        improvement=value - reference,
+        certified=robust.lower,
+        relative_gap=robust.relative_gap,
+    )
+
+
+def _planned_value(mdp: FiniteHorizonMDP, believed: Real, truth: Real) -> float:
+    """What the best policy under the believed rewards (S, A) is truly worth."""
+    return _value(mdp, backward_induction(mdp, believed).policy, truth)
+
+
+def _value(mdp: FiniteHorizonMDP, policy: Any, truth: Real) -> float:
+    return float((occupancy(mdp, policy) * truth).sum())
+
+
+def _centred(rewards: Real) -> Real:
+    centred: Real = rewards - rewards.mean(axis=-1, keepdims=True)
+    return centred
+
+
+def _error(found: Real, truth: Real) -> float:
+    return float(np.sqrt(np.mean((found - truth) ** 2)))
+
+
+def _slopes(
+    points: Sequence[Point], *, users: int, comparisons: int, dim: int, rank: int
+) -> dict[str, dict[str, Slope]]:
+    ladders = {
+        "users": [point for point in points if point.comparisons == comparisons],
+        "comparisons": [point for point in points if point.users == users],
+    }
+    measured: dict[str, tuple[Callable[[Point], float], Callable[[Point], float]]] = {
+        "principal_angle_distance": (
+            lambda p: p.catalogue["p_share_lora"].principal_angle_distance or 0.0,
+            lambda p: (p.users * p.comparisons) ** -0.5,
+        ),
+        "reward_error": (
+            lambda p: p.catalogue["p_share_lora"].reward_error,
+            lambda p: (rank * (dim + p.users) / (p.users * p.comparisons)) ** 0.5,
+        ),
+        "value_gap": (
+            lambda p: p.mdp.regret["greedy"],
+            lambda p: (rank * (MDP_STATES + p.users * MDP_ACTIONS) / (p.users * p.comparisons)) ** 0.5,
+        ),
+    }
+    return {
+        quantity: {
+            ladder: Slope(
+                fitted=_exponent([getattr(p, ladder) for p in on], [value(p) for p in on]),
+                predicted=_exponent([getattr(p, ladder) for p in on], [rate(p) for p in on]),
+            )
+            for ladder, on in ladders.items()
+        }
+        for quantity, (value, rate) in measured.items()
+    }
+
+
+def _exponent(variable: Sequence[float], quantity: Sequence[float]) -> float:
+    """Least-squares slope of log quantity over log variable."""
+    x, y = np.log(variable), np.log(np.maximum(quantity, 1e-12))
+    x = x - x.mean()
+    return float(x @ y / (x @ x)) if len(x) > 1 and x @ x > 0 else 0.0
