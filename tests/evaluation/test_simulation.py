@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from app.evaluation import Simulation, simulate
+from app.evaluation.simulation import _exponent, ladder_points
+from app.evaluation.truth import draw_catalogue, draw_mdp
+
+
+@pytest.fixture(scope="module")
+def simulation() -> Simulation:
+    return simulate(users=96, comparisons=32, dim=6, rank=1, seed=1)
+
+
+def test_the_ladder_goes_along_users_and_along_comparisons() -> None:
+    assert ladder_points(80, 40, 2) == [(10, 40), (20, 40), (40, 40), (80, 5), (80, 10), (80, 20), (80, 40)]
+
+
+def test_a_drawn_truth_has_the_asked_rank_and_centred_rewards() -> None:
+    world = draw_catalogue(np.random.default_rng(0), n_users=30, per_user=5, dim=8, rank=3)
+    differences = world.truth.Theta[:, :, 0] - world.truth.Theta[:, :, 0].mean(axis=0)
+    assert np.linalg.matrix_rank(differences, tol=1e-9) == 3
+    np.testing.assert_allclose(world.truth.B.T @ world.truth.B, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(world.rewards.mean(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose(world.X.std(axis=0), 1)
+
+
+def test_both_forms_of_a_trajectory_hold_the_same_visits() -> None:
+    world = draw_mdp(np.random.default_rng(0), n_users=10, per_user=4, rank=1)
+    c = world.comparisons
+    for j in (0, 7, 20):
+        design = np.zeros((10, 3))
+        terms = slice(c.indptr[j], c.indptr[j + 1])
+        np.add.at(design, (c.rows[terms], c.cols[terms]), c.signs[terms])
+        pair = world.data.X[world.data.chosen[j]] - world.data.X[world.data.rejected[j]]
+        np.testing.assert_array_equal(design.ravel(), pair)
+
+
+def test_the_exponent_of_a_power_is_that_power() -> None:
+    x = np.array([10.0, 20.0, 40.0])
+    assert _exponent(x.tolist(), (3 * x**-0.5).tolist()) == pytest.approx(-0.5)
+
+
+def test_sharing_beats_global_and_local(simulation: Simulation) -> None:
+    top = max(simulation.points, key=lambda point: (point.users, point.comparisons))
+    errors = {method: result.reward_error for method, result in top.catalogue.items()}
+    assert errors["p_share_lora"] < errors["lora_local"]
+    assert errors["p_share_lora"] < errors["lora_global"]
+    assert top.mdp.regret["greedy"] < top.mdp.regret["lora_global"] < top.mdp.regret["reference"]
+
+
+def test_the_subspace_comes_nearer_with_users_and_with_comparisons(simulation: Simulation) -> None:
+    slopes = simulation.slopes["principal_angle_distance"]
+    assert slopes["users"].predicted == pytest.approx(-0.5)
+    assert slopes["comparisons"].predicted == pytest.approx(-0.5)
+    assert -1.2 < slopes["users"].fitted < -0.15
+    assert -1.2 < slopes["comparisons"].fitted < -0.15
+
+
+def test_the_simulation_is_the_same_for_the_same_seed() -> None:
+    first, second = (simulate(users=16, comparisons=16, dim=4, rank=1, seed=2) for _ in range(2))
+    for one, other in zip(first.points, second.points, strict=True):
+        assert one.catalogue == other.catalogue
+        assert one.mdp == other.mdp
