@@ -1,0 +1,95 @@
+"""Everything that is kept: environments, items, preferences, refits, models, keys and the queue, in PostgreSQL.
+
+Each public coroutine is one whole transaction on a `Database`.
+"""
+
+from app.store.database import Database
+from app.store.embedded import EmbeddedPostgres
+from app.store.environments import (
+    EnvironmentSummary,
+    delete_environment,
+    get_environment,
+    list_environments,
+    put_environment,
+)
+from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
+from app.store.keys import authenticate, create_key, list_keys, revoke_key
+from app.store.loading import load_preferences, user_comparisons
+from app.store.migration import SchemaBehindError, SchemaState, migrate, require_current_schema, schema_state
+from app.store.models import (
+    NewModel,
+    StoredAdapter,
+    get_model,
+    list_models,
+    load_model,
+    promote_model,
+    publish_model,
+    stored_adapter,
+)
+from app.store.preferences import record_preferences
+from app.store.queue import QUEUE, REFIT_TASK, queue_app, retry_stalled_jobs
+from app.store.refits import (
+    begin_refit,
+    cancel_refit,
+    due_environments,
+    finish_refit,
+    get_refit,
+    list_refits,
+    report_progress,
+    request_refit,
+)
+from app.store.users import ServingState, UserState, erase_user, export_user, serving_state, user_state
+
+__all__ = [
+    "QUEUE",
+    "REFIT_TASK",
+    "Database",
+    "EmbeddedPostgres",
+    "EnvironmentSummary",
+    "NewModel",
+    "SchemaBehindError",
+    "SchemaState",
+    "ServingState",
+    "StoredAdapter",
+    "Upserted",
+    "UserState",
+    "all_items",
+    "authenticate",
+    "begin_refit",
+    "cancel_refit",
+    "create_key",
+    "delete_environment",
+    "due_environments",
+    "erase_user",
+    "export_user",
+    "finish_refit",
+    "get_environment",
+    "get_model",
+    "get_refit",
+    "item_features",
+    "list_environments",
+    "list_items",
+    "list_keys",
+    "list_models",
+    "list_refits",
+    "load_model",
+    "load_preferences",
+    "migrate",
+    "promote_model",
+    "publish_model",
+    "put_environment",
+    "queue_app",
+    "record_preferences",
+    "report_progress",
+    "request_refit",
+    "require_current_schema",
+    "retire_item",
+    "retry_stalled_jobs",
+    "revoke_key",
+    "schema_state",
+    "serving_state",
+    "stored_adapter",
+    "upsert_items",
+    "user_comparisons",
+    "user_state",
+]

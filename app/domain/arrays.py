@@ -1,0 +1,137 @@
+"""Preferences as columns, and the comparisons that the numeric core makes of them."""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.environment import CatalogEnvironment, Environment, MdpEnvironment
+from app.learning.comparisons import Comparisons
+
+Int = NDArray[np.int64]
+Real = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemTable:
+    """The live items of a catalogue, in the order of their ids."""
+
+    ids: tuple[str, ...]
+    features: NDArray[np.float32]
+    """(M, d1)"""
+    titles: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreferenceTable:
+    """n preferences of N users over M options in C contexts, oldest first.
+
+    A catalogue's preferences fill the first block of columns, those of an MDP the second.
+    """
+
+    user_ids: tuple[str, ...]
+    user: Int
+    """(n,) index into `user_ids`."""
+    label: Real
+    weight: Real
+    occurred_at: Real
+    """(n,) seconds since 1970."""
+
+    items: NDArray[np.float32]
+    """(M, d1), every option that is compared, catalogue or inline."""
+    item_keys: Int
+    """(M,) ascending; what identifies the option in every table of this environment."""
+    chosen: Int
+    rejected: Int
+    """(n,) rows of `items`."""
+    contexts: NDArray[np.float32]
+    """(C, d2)"""
+    context: Int
+    """(n,) rows of `contexts`; -1 where a preference has none."""
+
+    chosen_steps: NDArray[np.int32]
+    rejected_steps: NDArray[np.int32]
+    """(n, 2H): the states of a trajectory, then its actions."""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def feedback_count(self) -> Int:
+        """(N,) how many preferences each user has here."""
+        return np.bincount(self.user, minlength=self.n_users)
+
+
+UserPreferences = PreferenceTable
+"""The table of one user, who is in it even without a preference."""
+
+
+def comparisons(
+    table: PreferenceTable,
+    environment: Environment,
+    *,
+    absent_context: NDArray[np.floating] | None = None,
+    now: float | None = None,
+) -> Comparisons:
+    """The comparisons of a table, in its order, with its users' indices.
+
+    Parameters
+    ----------
+    table
+        n preferences.
+    environment
+        The one that they are about.
+    absent_context
+        (d2,) stands in for the context of preferences that have none; by default the mean of the table's contexts,
+        which says nothing about the choice.
+    now
+        Seconds since 1970 from which ages are counted; without it comparisons have no age.
+    """
+    age_seconds = None if now is None else np.maximum(now - table.occurred_at, 0.0)
+    match environment:
+        case MdpEnvironment():
+            return Comparisons.from_trajectories(
+                len(environment.states),
+                len(environment.actions),
+                table.chosen_steps,
+                table.rejected_steps,
+                user=table.user,
+                n_users=table.n_users,
+                label=table.label,
+                weight=table.weight,
+                age_seconds=age_seconds,
+            )
+        case CatalogEnvironment():
+            contexts, context = _contexts(table, environment, absent_context)
+            return Comparisons.from_pairs(
+                table.items if len(table.items) else np.zeros((1, environment.item_dim)),
+                table.chosen,
+                table.rejected,
+                user=table.user,
+                n_users=table.n_users,
+                contexts=contexts,
+                context=context,
+                label=table.label,
+                weight=table.weight,
+                age_seconds=age_seconds,
+            )
+        case _:
+            assert_never(environment)
+
+
+def _contexts(
+    table: PreferenceTable, environment: CatalogEnvironment, absent: NDArray[np.floating] | None
+) -> tuple[Real | None, Int | None]:
+    """The context table with one row more, which stands for "none" and is where -1 points."""
+    if environment.context_dim is None:
+        return None, None
+    given = np.asarray(table.contexts, dtype=np.float64)
+    if absent is None:
+        absent = given.mean(axis=0) if len(given) else np.zeros(environment.context_dim)
+    row = np.where(table.context < 0, len(given), table.context)
+    return np.vstack([given, np.asarray(absent, dtype=np.float64)[None, :]]), row

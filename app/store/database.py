@@ -1,0 +1,104 @@
+"""The connection pool, and what a transaction is: begun, committed, tried again, or reported as unavailable."""
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import psycopg
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from app.domain import StoreUnavailableError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ATTEMPTS = 5
+# How often a transaction is tried that PostgreSQL ended only because another one was in its way.
+
+_LOST_RACES = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_OPTIONS = "-c TimeZone=UTC -c lock_timeout=30s -c idle_in_transaction_session_timeout=300s"
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database; made once a process, disposed of by who made it."""
+
+    def __init__(self, url: str, *, pool_size: int = 10, pool_timeout_seconds: float = 10.0) -> None:
+        self.engine = create_async_engine(
+            driver_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=pool_timeout_seconds,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5, "options": _OPTIONS},
+        )
+
+    @asynccontextmanager
+    async def begin(self, *, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed at the end, rolled back by an exception."""
+        try:
+            async with self.engine.execution_options(isolation_level=isolation).begin() as connection:
+                yield connection
+        except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, OSError) as error:
+            if _lost_race(error):
+                raise
+            raise StoreUnavailableError(f"The database did not answer: {_first_line(error)}") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise StoreUnavailableError(f"The database did not answer: {_first_line(error)}") from error
+            raise
+
+    async def dispose(self) -> None:
+        await self.engine.dispose()
+
+
+def transaction(
+    deed: Callable[Concatenate[AsyncConnection, P], Awaitable[T]],
+) -> Callable[Concatenate[Database, P], Coroutine[Any, Any, T]]:
+    """Make a function of a connection into a whole transaction on a database.
+
+    A deed that lost a race (a deadlock) has left nothing behind, and is done again.
+    """
+
+    @functools.wraps(deed)
+    async def transact(db: Database, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                async with db.begin() as connection:
+                    return await deed(connection, *args, **kwargs)
+            except (OperationalError, psycopg.OperationalError) as error:
+                if attempt == ATTEMPTS:
+                    message = f"The database gave up {ATTEMPTS} times: {_first_line(error)}"
+                    raise StoreUnavailableError(message) from error
+        raise AssertionError
+
+    return transact
+
+
+def driver_url(url: str) -> URL:
+    """A PostgreSQL URL as users write it, for SQLAlchemy's psycopg driver."""
+    return make_url(url).set(drivername="postgresql+psycopg")
+
+
+def plain_url(url: str) -> str:
+    """The same URL for libpq, which knows no driver names."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+async def driver_connection(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
+    """The psycopg connection below, in the same transaction, for COPY and binary results."""
+    raw = await connection.get_raw_connection()
+    driver = raw.driver_connection
+    assert isinstance(driver, psycopg.AsyncConnection)
+    return driver
+
+
+def _lost_race(error: BaseException) -> bool:
+    return isinstance(error, _LOST_RACES) or isinstance(getattr(error, "orig", None), _LOST_RACES)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]

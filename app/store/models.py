@@ -1,0 +1,257 @@
+"""Fitted models: published by one transaction, so that no answer mixes two versions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain import CorruptModelError, ModelStatus, ModelVersion, NotFoundError, StoredModel
+from app.store.database import driver_connection, transaction
+from app.store.encoding import digest, pack_arrays, portable, to_json, unpack_arrays
+from app.store.environments import environment_key, lock_environment
+from app.store.refits import claim_publication
+from app.store.schema import adapters, environments, model_arrays, models, users
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredAdapter:
+    """One user's adapter in one model version."""
+
+    arrays: Arrays
+    feedback_count: int
+    """How many of the user's own preferences it rests on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewModel:
+    """A fitted model on its way into the store."""
+
+    rank: int
+    estimator: str
+    n_preferences: int
+    arrays: Arrays
+    """The part that all users share."""
+    adapters: Mapping[str, StoredAdapter]
+    """By user id."""
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+_COLUMNS = (
+    environments.c.name.label("environment"),
+    models.c.version,
+    models.c.status,
+    models.c.reason,
+    models.c.rank,
+    models.c.estimator,
+    models.c.n_users,
+    models.c.n_preferences,
+    models.c.diagnostics,
+    models.c.metrics,
+    models.c.created_at,
+    models.c.published_at,
+)
+
+
+@transaction
+async def publish_model(
+    connection: AsyncConnection,
+    name: str,
+    refit_id: UUID,
+    attempt: int,
+    model: NewModel,
+    *,
+    publish: bool,
+    reason: str,
+) -> ModelVersion:
+    """Store a model as the next version, and serve it from the commit on if `publish`; else it is a candidate.
+
+    Users who were erased since the preferences were loaded get no adapter.
+
+    Raises
+    ------
+    RefitStateError
+        The attempt is not the newest any more, has ended, or shall stop.
+    """
+    environment = await lock_environment(connection, name)
+    newest = await connection.scalar(
+        select(func.max(models.c.version)).where(models.c.environment_id == environment.id)
+    )
+    version = (newest or 0) + 1
+    preference_count = await claim_publication(connection, refit_id, attempt, version)
+    await connection.execute(
+        insert(models).values(
+            environment_id=environment.id,
+            version=version,
+            status=ModelStatus.CANDIDATE,
+            reason=reason,
+            rank=model.rank,
+            estimator=model.estimator,
+            n_users=len(model.adapters),
+            n_preferences=model.n_preferences,
+            diagnostics=to_json(model.diagnostics),
+            metrics=to_json(model.metrics),
+            refit_id=refit_id,
+        )
+    )
+    await _write_arrays(connection, environment.id, version, model.arrays)
+    await _write_adapters(connection, environment.id, version, model.adapters)
+    # The environment's row last: recording preferences waits for it.
+    await connection.execute(
+        update(environments)
+        .where(environments.c.id == environment.id)
+        .values(refit_preference_count=func.least(preference_count, environments.c.preference_count))
+    )
+    if publish:
+        await _serve(connection, environment.id, version)
+    return await _read(connection, environment.name, environment.id, version)
+
+
+@transaction
+async def promote_model(connection: AsyncConnection, name: str, version: int) -> ModelVersion:
+    """Serve this version from now on: an older one again, or a candidate after all."""
+    environment = await lock_environment(connection, name)
+    await _read(connection, name, environment.id, version)
+    await _serve(connection, environment.id, version)
+    return await _read(connection, name, environment.id, version)
+
+
+@transaction
+async def list_models(connection: AsyncConnection, name: str) -> list[ModelVersion]:
+    """Every version, newest first."""
+    key = await environment_key(connection, name)
+    query = _versions(key).order_by(models.c.version.desc())
+    return [_version(row) for row in await connection.execute(query)]
+
+
+@transaction
+async def get_model(connection: AsyncConnection, name: str, version: int) -> ModelVersion:
+    return await _read(connection, name, await environment_key(connection, name), version)
+
+
+@transaction
+async def load_model(connection: AsyncConnection, name: str, version: int) -> StoredModel:
+    """A version with the arrays that all users share.
+
+    Raises
+    ------
+    CorruptModelError
+        Stored bytes are not those that were written.
+    """
+    key = await environment_key(connection, name)
+    found = await _read(connection, name, key, version)
+    driver = await driver_connection(connection)
+    async with driver.cursor(binary=True) as cursor:
+        await cursor.execute(
+            "SELECT name, dtype, shape, data, digest FROM model_arrays WHERE environment_id = %s AND version = %s",
+            [key, version],
+        )
+        arrays = {row[0]: _array(f"{name} version {version}", *row) for row in await cursor.fetchall()}
+    return StoredModel(version=found, arrays=arrays)
+
+
+@transaction
+async def stored_adapter(connection: AsyncConnection, name: str, version: int, user: str) -> StoredAdapter | None:
+    """The user's adapter as the refit estimated it, None where that version has none (any more)."""
+    a, u = adapters.c, users.c
+    query = (
+        select(a.data, a.feedback_count)
+        .join(users, (u.environment_id == a.environment_id) & (u.id == a.user_key))
+        .join(environments, environments.c.id == a.environment_id)
+        .where(environments.c.name == name, u.user_id == user, a.version == version)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else StoredAdapter(unpack_arrays(row.data), row.feedback_count)
+
+
+async def _serve(connection: AsyncConnection, environment_id: int, version: int) -> None:
+    m = models.c
+    here = m.environment_id == environment_id
+    await connection.execute(
+        update(environments).where(environments.c.id == environment_id).values(published_version=version)
+    )
+    before = await connection.scalar(
+        update(models)
+        .where(here, m.status == ModelStatus.PUBLISHED, m.version != version)
+        .values(status=ModelStatus.RETIRED)
+        .returning(m.version)
+    )
+    await connection.execute(
+        update(models).where(here, m.version == version).values(status=ModelStatus.PUBLISHED, published_at=func.now())
+    )
+    # Servers that still answer from the version before read its adapters; older ones can be folded in again.
+    await connection.execute(
+        delete(adapters).where(
+            adapters.c.environment_id == environment_id, adapters.c.version.not_in([version, before or version])
+        )
+    )
+
+
+async def _write_arrays(connection: AsyncConnection, environment_id: int, version: int, arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        flat = portable(np.asarray(array))
+        data = flat.tobytes()
+        await connection.execute(
+            insert(model_arrays).values(
+                environment_id=environment_id,
+                version=version,
+                name=name,
+                dtype=flat.dtype.str,
+                shape=list(flat.shape),
+                data=data,
+                digest=_digest(flat.dtype.str, flat.shape, data),
+            )
+        )
+
+
+async def _write_adapters(
+    connection: AsyncConnection, environment_id: int, version: int, given: Mapping[str, StoredAdapter]
+) -> None:
+    if not given:
+        return
+    known = await connection.execute(
+        text("SELECT user_id, id FROM users WHERE environment_id = :key AND user_id = ANY(CAST(:ids AS text[]))"),
+        {"key": environment_id, "ids": list(given)},
+    )
+    keys = {row.user_id: row.id for row in known}
+    driver = await driver_connection(connection)
+    statement = "COPY adapters (environment_id, user_key, version, feedback_count, data) FROM STDIN (FORMAT BINARY)"
+    async with driver.cursor() as cursor, cursor.copy(statement) as stream:
+        stream.set_types(["int8", "int8", "int4", "int8", "bytea"])
+        for user, adapter in given.items():
+            if user in keys:
+                data = pack_arrays(adapter.arrays)
+                await stream.write_row((environment_id, keys[user], version, adapter.feedback_count, data))
+
+
+def _versions(environment_id: int) -> Any:
+    return select(*_COLUMNS).join(environments).where(models.c.environment_id == environment_id)
+
+
+async def _read(connection: AsyncConnection, name: str, environment_id: int, version: int) -> ModelVersion:
+    row = (await connection.execute(_versions(environment_id).where(models.c.version == version))).one_or_none()
+    if row is None:
+        raise NotFoundError(f"Environment {name!r} has no model version {version}.")
+    return _version(row)
+
+
+def _version(row: Any) -> ModelVersion:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return ModelVersion(**values | {"status": ModelStatus(row.status)})
+
+
+def _array(model: str, name: str, dtype: str, shape: list[int], data: bytes, stored: bytes) -> NDArray[np.generic]:
+    if _digest(dtype, tuple(shape), data) != stored:
+        raise CorruptModelError(f"The array {name!r} of {model} is not what was stored: its digest differs.")
+    return np.frombuffer(data, dtype=np.dtype(dtype)).reshape(shape)
+
+
+def _digest(dtype: str, shape: tuple[int, ...], data: bytes) -> bytes:
+    return digest(dtype.encode(), repr(shape).encode(), data)

@@ -1,0 +1,209 @@
+"""What is known of one user: how much, all of it, or nothing any more."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, TextClause, and_, delete, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain import NotFoundError
+from app.store.database import transaction
+from app.store.encoding import bytes_to_floats, bytes_to_steps
+from app.store.environments import environment_key, lock_environment
+from app.store.schema import environments, preferences, users
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    user: str
+    feedback_count: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ServingState:
+    """What tells a server whether what it keeps in memory is still the newest."""
+
+    environment_id: int
+    revision: int
+    """Rises with every redefinition of the environment."""
+    catalog_revision: int
+    """Rises with every change of the catalogue."""
+    published_version: int | None
+    preference_count: int
+    user_key: int | None
+    """Another one after the user was erased and came back."""
+    feedback_count: int
+    """0 for a user nobody has heard of."""
+
+
+@transaction
+async def serving_state(connection: AsyncConnection, name: str, user: str) -> ServingState:
+    """One look-up by two unique keys."""
+    e, u = environments.c, users.c
+    row = (
+        await connection.execute(
+            select(
+                e.id,
+                e.revision,
+                e.catalog_revision,
+                e.published_version,
+                e.preference_count,
+                u.id.label("user_key"),
+                u.feedback_count,
+            )
+            .select_from(environments.outerjoin(users, and_(u.environment_id == e.id, u.user_id == user)))
+            .where(e.name == name)
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError(f"There is no environment {name!r}.")
+    return ServingState(
+        environment_id=row[0],
+        revision=row.revision,
+        catalog_revision=row.catalog_revision,
+        published_version=row.published_version,
+        preference_count=row.preference_count,
+        user_key=row.user_key,
+        feedback_count=row.feedback_count or 0,
+    )
+
+
+@transaction
+async def user_state(connection: AsyncConnection, name: str, user: str) -> UserState | None:
+    """None for a user without a preference."""
+    key = await environment_key(connection, name)
+    c = users.c
+    row = (
+        await connection.execute(
+            select(c.user_id, c.feedback_count, c.first_at, c.last_at).where(
+                c.environment_id == key, c.user_id == user, c.feedback_count > 0
+            )
+        )
+    ).one_or_none()
+    return None if row is None else UserState(*row)
+
+
+_EXPORT = text(
+    """
+    SELECT p.client_id, p.label, p.weight, p.occurred_at, p.recorded_at, p.chosen_steps, p.rejected_steps,
+           chosen.item_id AS chosen_item, chosen.text AS chosen_text, chosen.features AS chosen_features,
+           rejected.item_id AS rejected_item, rejected.text AS rejected_text, rejected.features AS rejected_features,
+           context.text AS context_text, context.features AS context_features
+    FROM preferences p
+    JOIN users ON users.environment_id = p.environment_id AND users.id = p.user_key
+    LEFT JOIN items chosen ON chosen.id = p.chosen_key
+    LEFT JOIN items rejected ON rejected.id = p.rejected_key
+    LEFT JOIN contexts context ON context.id = p.context_key
+    WHERE p.environment_id = :environment_id AND users.user_id = :user
+    ORDER BY p.id
+    """
+)
+
+
+@transaction
+async def export_user(connection: AsyncConnection, name: str, user: str) -> list[dict[str, Any]]:
+    """Everything the user said, oldest first, in the form in which clients say it, `occurred_at` as a datetime."""
+    key = await environment_key(connection, name)
+    rows = await connection.execute(_EXPORT, {"environment_id": key, "user": user})
+    return [_exported(user, row) for row in rows]
+
+
+_DELETE_ORPHAN_ITEMS = text(
+    """
+    DELETE FROM items
+    WHERE id = ANY(CAST(:keys AS bigint[])) AND content_hash IS NOT NULL
+      AND NOT EXISTS (
+          SELECT FROM preferences p WHERE p.environment_id = :environment_id AND p.chosen_key = items.id
+      )
+      AND NOT EXISTS (
+          SELECT FROM preferences p WHERE p.environment_id = :environment_id AND p.rejected_key = items.id
+      )
+    """
+)
+_DELETE_ORPHAN_CONTEXTS = text(
+    """
+    DELETE FROM contexts
+    WHERE id = ANY(CAST(:keys AS bigint[]))
+      AND NOT EXISTS (
+          SELECT FROM preferences p WHERE p.environment_id = :environment_id AND p.context_key = contexts.id
+      )
+    """
+)
+
+
+@transaction
+async def erase_user(connection: AsyncConnection, name: str, user: str) -> int:
+    """Delete what a user said, with the texts and contexts that nobody else used; the number of preferences gone.
+
+    Published models keep what they learnt of all users together, and nothing of this one.
+    """
+    environment = await lock_environment(connection, name, exclusive=True)
+    user_key = await connection.scalar(
+        select(users.c.id).where(users.c.environment_id == environment.id, users.c.user_id == user)
+    )
+    if user_key is None:
+        return 0
+    p = preferences.c
+    gone = (
+        await connection.execute(
+            delete(preferences)
+            .where(p.environment_id == environment.id, p.user_key == user_key)
+            .returning(p.chosen_key, p.rejected_key, p.context_key)
+        )
+    ).all()
+    await connection.execute(delete(users).where(users.c.environment_id == environment.id, users.c.id == user_key))
+    options = {key for row in gone for key in (row.chosen_key, row.rejected_key)}
+    await _delete_orphans(connection, environment.id, _DELETE_ORPHAN_ITEMS, options)
+    await _delete_orphans(connection, environment.id, _DELETE_ORPHAN_CONTEXTS, {row.context_key for row in gone})
+    e = environments.c
+    await connection.execute(
+        update(environments)
+        .where(e.id == environment.id)
+        .values(
+            preference_count=e.preference_count - len(gone),
+            refit_preference_count=text("LEAST(refit_preference_count, preference_count - :gone)").bindparams(
+                gone=len(gone)
+            ),
+        )
+    )
+    return len(gone)
+
+
+async def _delete_orphans(
+    connection: AsyncConnection, environment_id: int, statement: TextClause, keys: set[int | None]
+) -> None:
+    known = [key for key in keys if key is not None]
+    if known:
+        await connection.execute(statement, {"environment_id": environment_id, "keys": known})
+
+
+def _exported(user: str, row: Row[Any]) -> dict[str, Any]:
+    preference: dict[str, Any] = {
+        "user": user,
+        "chosen": _option(row.chosen_steps, row.chosen_item, row.chosen_text, row.chosen_features),
+        "rejected": _option(row.rejected_steps, row.rejected_item, row.rejected_text, row.rejected_features),
+        "label": row.label,
+        "weight": row.weight,
+        "occurred_at": row.occurred_at,
+    }
+    if row.context_features is not None:
+        preference["context"] = _content(row.context_text, row.context_features)
+    if row.client_id is not None:
+        preference["id"] = row.client_id
+    return preference
+
+
+def _option(steps: bytes | None, item_id: str | None, words: str | None, features: bytes | None) -> dict[str, Any]:
+    if steps is not None:
+        return {"trajectory": bytes_to_steps(steps)}
+    if item_id is not None:
+        return {"item": item_id}
+    assert features is not None
+    return _content(words, features)
+
+
+def _content(words: str | None, features: bytes) -> dict[str, Any]:
+    return {"features": bytes_to_floats(features).tolist()} if words is None else {"text": words}
