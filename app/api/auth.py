@@ -1,0 +1,112 @@
+"""Who calls, and what the key allows: scopes, and the environments that it can see."""
+
+import hmac
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from app.api.problems import domain_problem
+from app.api.services import Services
+from app.domain import ApiKey, DomainError, NotFoundError, PermissionDeniedError, Scope, UnauthenticatedError
+from app.store import authenticate
+
+_BOOTSTRAP = ApiKey(
+    id="bootstrap",
+    name="from the settings",
+    scopes=frozenset(Scope),
+    environments=None,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+class Authentication:
+    """Refuses calls of the API without a valid key, before their bodies are read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            try:
+                key = await _key_of(scope["app"].state.services, Headers(scope=scope).get("authorization"))
+            except DomainError as error:
+                await domain_problem(scope, error)(scope, receive, send)
+                return
+            scope["state"]["key"] = key
+        await self._app(scope, receive, send)
+
+
+async def _key_of(services: Services, header: str | None) -> ApiKey:
+    if services.open_to_all:
+        return _BOOTSTRAP
+    if header is None:
+        raise UnauthenticatedError("an API key is needed: send the header Authorization: Bearer <key>.")
+    scheme, _, secret = header.partition(" ")
+    secret = secret.strip()
+    if scheme.lower() != "bearer" or not secret:
+        raise UnauthenticatedError("the Authorization header must be Bearer <key>.")
+    if services.admin_key is not None and hmac.compare_digest(secret.encode(), services.admin_key.encode()):
+        return _BOOTSTRAP
+    return await authenticate(services.db, secret)
+
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key, as `Bearer <key>`.")
+
+
+def requires(needed: Scope) -> Callable[..., ApiKey]:
+    """A dependency: the caller's key, which has the scope and can see the environment in the path."""
+
+    def check(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None) -> ApiKey:
+        key: ApiKey = request.state.key
+        check_scope(key, needed)
+        environment = request.path_params.get("environment")
+        if environment is not None:
+            check_visible(key, environment)
+        return key
+
+    return check
+
+
+def defines(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None) -> ApiKey:
+    """A dependency: the caller's key, which may define the environment in the path."""
+    key: ApiKey = request.state.key
+    check_scope(key, Scope.ADMIN)
+    if key.environments is not None and request.path_params["environment"] not in key.environments:
+        listed = ", ".join(sorted(key.environments))
+        raise PermissionDeniedError(f"this API key may define only these environments: {listed}.")
+    return key
+
+
+Reader = Annotated[ApiKey, Depends(requires(Scope.READ))]
+Feeder = Annotated[ApiKey, Depends(requires(Scope.FEEDBACK))]
+Admin = Annotated[ApiKey, Depends(requires(Scope.ADMIN))]
+Definer = Annotated[ApiKey, Depends(defines)]
+
+
+def check_scope(key: ApiKey, needed: Scope) -> None:
+    """The scope `admin` has the others in it."""
+    if needed in key.scopes or Scope.ADMIN in key.scopes:
+        return
+    held = ", ".join(sorted(key.scopes))
+    raise PermissionDeniedError(f"this call needs the scope {needed}; the API key has {held}.")
+
+
+def check_visible(key: ApiKey, environment: str) -> None:
+    """To a key of another tenant an environment isn't there."""
+    if not can_see(key, environment):
+        raise unknown_environment(environment)
+
+
+def unknown_environment(name: str) -> NotFoundError:
+    """In the store's own words, so that nobody can tell a hidden environment from none."""
+    return NotFoundError(f"There is no environment {name!r}.")
+
+
+def can_see(key: ApiKey, environment: str) -> bool:
+    return key.environments is None or environment in key.environments

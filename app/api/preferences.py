@@ -1,0 +1,131 @@
+"""Preferences: recorded in batches, or imported line by line."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Body, Request
+
+from app.api.auth import Feeder
+from app.api.conversion import reader_for
+from app.api.environments import EnvironmentName, example
+from app.api.imports import Import
+from app.api.problems import problems
+from app.api.schemas.preferences import ImportAnswer, PreferenceBatch, PreferencesBody, RecordedAnswer
+from app.api.services import UsedServices
+from app.domain import DomainError
+from app.store import get_environment, record_preferences
+
+router = APIRouter(tags=["preferences"])
+
+log = structlog.get_logger()
+
+_ONE: dict[str, Any] = {"user": "ada", "chosen": {"item": "a"}, "rejected": {"item": "b"}, "id": "answer-1"}
+_EXAMPLES: dict[str, Any] = {
+    "one": {"summary": "One preference between items", "value": _ONE},
+    "many": {
+        "summary": "A batch, stored whole or not at all",
+        "value": {"preferences": [_ONE, {**_ONE, "user": "bob", "id": "answer-2", "label": 0.8}]},
+    },
+    "texts": {
+        "summary": "Two answers of a language model",
+        "value": {
+            "user": "ada",
+            "chosen": {"text": "In short: yes."},
+            "rejected": {"text": "It depends on many things."},
+            "occurred_at": "2026-05-01T09:30:00Z",
+        },
+    },
+    "trajectories": {
+        "summary": "Two courses of an MDP",
+        "value": {
+            "user": "ada",
+            "chosen": {"trajectory": [["tired", "rest"], ["fit", "train"], ["fit", "rest"]]},
+            "rejected": {"trajectory": [["tired", "train"], ["tired", "train"], ["tired", "rest"]]},
+        },
+    },
+}
+
+
+@router.post(
+    "/v1/environments/{environment}/preferences",
+    summary="Record preferences",
+    description='One preference, or `{"preferences": [...]}` with at most 1,000: all or nothing. Answered after the '
+    "commit; the next answer to these users rests on them, without waiting for a refit. With an `id` a preference may "
+    "be sent again safely.",
+    status_code=201,
+    responses={
+        201: example({"accepted": 2, "duplicates": 0}, "Stored."),
+        **problems(
+            "malformed-json", "not-found", "conflict", "body-too-large", "unsupported-media-type", "encoder-unavailable"
+        ),
+    },
+)
+async def record(
+    environment: EnvironmentName,
+    body: Annotated[PreferencesBody, Body(openapi_examples=_EXAMPLES)],
+    services: UsedServices,
+    _: Feeder,
+) -> RecordedAnswer:
+    many = isinstance(body, PreferenceBatch)
+    bodies: Sequence[Any] = body.preferences if many else [body]
+    reader = await reader_for(await get_environment(services.db, environment), bodies, services.encoder_for)
+    try:
+        batch = [reader.preference(one, f"/preferences/{index}") for index, one in enumerate(bodies)]
+        recorded = await record_preferences(services.db, environment, batch)
+    except DomainError as error:
+        if many:
+            raise
+        raise _from_root(error) from error
+    services.metrics.count_preferences(accepted=recorded.accepted, duplicates=recorded.duplicates)
+    return RecordedAnswer(accepted=recorded.accepted, duplicates=recorded.duplicates)
+
+
+def _from_root(error: DomainError) -> DomainError:
+    """The same error about a preference that was sent alone, whose pointer begins at the body."""
+    alone = "/preferences/0"
+    pointer = error.pointer.removeprefix(alone) if error.pointer is not None else None
+    return type(error)(error.message.replace(f"{alone}/", "/").replace(f"{alone}:", "the body:"), pointer=pointer)
+
+
+@router.post(
+    "/v1/environments/{environment}/preferences/import",
+    summary="Import preferences",
+    description="NDJSON of any length: one preference a line, read and stored in batches of 1,000, each its own "
+    "transaction. Bad lines do not stop good ones; the first 20 are answered with their numbers. What was stored "
+    "stays stored when the connection breaks, so only lines with an `id` can be sent again safely.",
+    responses={
+        200: example(
+            {
+                "accepted": 2,
+                "duplicates": 0,
+                "rejected": 1,
+                "errors": [
+                    {"line": 3, "detail": "/label: should be less than or equal to 1; found 2.", "pointer": "/label"}
+                ],
+            }
+        ),
+        **problems("not-found", "encoder-unavailable"),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/x-ndjson": {
+                    "schema": {"type": "string", "description": "One preference a line."},
+                    "example": json.dumps(_ONE) + "\n",
+                }
+            },
+        }
+    },
+)
+async def import_lines(
+    environment: EnvironmentName, request: Request, services: UsedServices, _: Feeder
+) -> ImportAnswer:
+    importing = Import(services, await get_environment(services.db, environment))
+    async for chunk in request.stream():
+        await importing.feed(chunk)
+    answer = await importing.finish()
+    log.info("import", accepted=answer.accepted, duplicates=answer.duplicates, rejected=answer.rejected)
+    return answer

@@ -1,0 +1,131 @@
+"""What is known of one user, and how it is erased or taken away."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response
+
+from app.api.auth import Admin, Reader
+from app.api.environments import EnvironmentName, example
+from app.api.problems import problems
+from app.api.schemas.base import Id
+from app.api.schemas.users import AdapterSummary, ErasureReceipt, UserAnswer, UserExport
+from app.api.services import UsedServices
+from app.store import erase_user, export_user, request_refit, serving_state, user_state
+
+router = APIRouter(tags=["users"])
+
+UserId = Annotated[Id, Path(description="The user's id, as the preferences name it.", examples=["ada"])]
+
+_USER: dict[str, Any] = {
+    "user": "ada",
+    "feedback_count": 36,
+    "first_at": "2026-05-01T09:30:00Z",
+    "last_at": "2026-05-03T18:02:11Z",
+    "model_version": 1,
+    "adapter": {"rank": 4, "feedback_seen": 36, "converged": True},
+}
+_PREFERENCE: dict[str, Any] = {
+    "user": "ada",
+    "chosen": {"item": "a"},
+    "rejected": {"item": "b"},
+    "label": 1.0,
+    "weight": 1.0,
+    "occurred_at": "2026-05-01T09:30:00Z",
+    "id": "answer-1",
+}
+
+
+@router.get(
+    "/v1/environments/{environment}/users/{user}",
+    summary="What is known of a user",
+    description="How many preferences, since when, and how their adapter was estimated. A user nobody has heard of has "
+    "none, and is served the population's answers.",
+    responses={200: example(_USER), **problems("not-found")},
+)
+async def get(environment: EnvironmentName, user: UserId, services: UsedServices, _: Reader) -> UserAnswer:
+    state = await user_state(services.db, environment, user)
+    summary = await services.runtime.user_summary(environment, user)
+    return UserAnswer(
+        user=user,
+        feedback_count=0 if state is None else state.feedback_count,
+        first_at=None if state is None else state.first_at,
+        last_at=None if state is None else state.last_at,
+        model_version=None if summary is None else summary.model_version,
+        adapter=None if summary is None else AdapterSummary.of(summary),
+    )
+
+
+@router.delete(
+    "/v1/environments/{environment}/users/{user}",
+    summary="Erase a user",
+    description="Their preferences and adapters, and the texts and contexts that nobody else used. The subspace that "
+    "all users share still rests on them until the next refit, which this asks for.",
+    responses={
+        200: example(
+            {
+                "user": "ada",
+                "preferences_erased": 36,
+                "refit": "0f8fad5b-d9cb-469f-a165-70867728950e",
+                "note": "The shared subspace of model version 1 still rests on this user's preferences until the refit "
+                "that was asked for has published a new version.",
+            }
+        ),
+        **problems("not-found"),
+    },
+)
+async def erase(environment: EnvironmentName, user: UserId, services: UsedServices, _: Admin) -> ErasureReceipt:
+    erased = await erase_user(services.db, environment, user)
+    published = (await serving_state(services.db, environment, user)).published_version
+    if not erased:
+        return ErasureReceipt(user=user, preferences_erased=0, refit=None, note="Nothing was stored of this user.")
+    if published is None:
+        return ErasureReceipt(
+            user=user, preferences_erased=erased, refit=None, note="No model has been fitted, so nothing else is left."
+        )
+    refit, _joined = await request_refit(services.db, environment)
+    return ErasureReceipt(
+        user=user,
+        preferences_erased=erased,
+        refit=refit.id,
+        note=f"The shared subspace of model version {published} still rests on this user's preferences until the refit "
+        "that was asked for has published a new version.",
+    )
+
+
+@router.get(
+    "/v1/environments/{environment}/users/{user}/export",
+    summary="Take a user's preferences away",
+    description="Everything the user said, oldest first, as it can be sent again: NDJSON, or one JSON document.",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The user's preferences.",
+            "content": {
+                "application/x-ndjson": {"schema": {"type": "string"}, "example": json.dumps(_PREFERENCE) + "\n"},
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/UserExport"},
+                    "example": {"user": "ada", "preferences": [_PREFERENCE]},
+                },
+            },
+        },
+        **problems("not-found"),
+    },
+)
+async def export(
+    environment: EnvironmentName,
+    user: UserId,
+    services: UsedServices,
+    _: Reader,
+    form: Annotated[
+        Literal["ndjson", "json"], Query(alias="format", description="A preference a line, or one document.")
+    ] = "ndjson",
+) -> Response:
+    exported = UserExport(user=user, preferences=await export_user(services.db, environment, user))
+    if form == "json":
+        return Response(exported.model_dump_json(), media_type="application/json")
+    lines = "".join(
+        json.dumps(one, ensure_ascii=False) + "\n" for one in exported.model_dump(mode="json")["preferences"]
+    )
+    return Response(lines, media_type="application/x-ndjson")

@@ -1,0 +1,128 @@
+"""Builds the web application: the only place where its parts are wired together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+import anyio.to_thread
+import structlog
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from app.api import Services, build_application
+from app.console import router as console
+from app.encoders import encoder_for, probe_dim
+from app.observability import HttpMetrics, configure_logging
+from app.serving import ServingRuntime
+from app.settings import Settings
+from app.store import Database, EmbeddedPostgres, require_current_schema
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+SHORTEST_ADMIN_KEY = 24
+"""Characters: long enough that nobody guesses it, and that nobody takes a password for it."""
+
+log = structlog.get_logger()
+
+
+class UnsafeSettingsError(ValueError):
+    """Settings with which the service would be open to anyone."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for these settings; what it needs is opened and closed by its lifespan.
+
+    Raises
+    ------
+    UnsafeSettingsError
+        Authentication is off on an address that others can reach, or the bootstrap key is too short.
+    """
+    _check_safe(settings)
+    metrics = HttpMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _services(settings, metrics) as services:
+            app.state.services = services
+            yield
+
+    return build_application(
+        version=_version(),
+        lifespan=lifespan,
+        metrics=metrics,
+        max_body_bytes=settings.max_body_bytes,
+        pages=console,
+    )
+
+
+def create_app_from_environment() -> FastAPI:
+    """What uvicorn starts: `uvicorn --factory app.main:create_app_from_environment`."""
+    settings = Settings()
+    configure_logging(settings.log_level, settings.log_format)
+    return create_app(settings)
+
+
+@asynccontextmanager
+async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[Services]:
+    async with AsyncExitStack() as stack:
+        url = await _database_url(settings, stack)
+        db = Database(url, pool_size=settings.database_pool_size)
+        stack.push_async_callback(db.dispose)
+        await require_current_schema(db)
+        api_key = _revealed(settings.embeddings_api_key)
+        encode_for = partial(encoder_for, api_key=api_key)
+        runtime = ServingRuntime(
+            db,
+            compute_threads=settings.compute_threads,
+            plan_seconds=settings.plan_seconds,
+            plan_tolerance=settings.plan_tolerance,
+        )
+        log.info("started", embedded_database=settings.database_url is None, authentication=settings.auth)
+        yield Services(
+            db=db,
+            runtime=runtime,
+            encoder_for=encode_for,
+            probe_dim=partial(probe_dim, api_key=api_key),
+            metrics=metrics,
+            admin_key=_revealed(settings.admin_key),
+            open_to_all=settings.auth == "off",
+        )
+    log.info("stopped")
+
+
+async def _database_url(settings: Settings, stack: AsyncExitStack) -> str:
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    server = EmbeddedPostgres(settings.data_dir)
+    url = await anyio.to_thread.run_sync(server.acquire)
+    stack.push_async_callback(_in_thread(server.release))
+    return url
+
+
+def _in_thread(deed: Callable[[], None]) -> Callable[[], object]:
+    return partial(anyio.to_thread.run_sync, deed)
+
+
+def _check_safe(settings: Settings) -> None:
+    if settings.auth == "off" and settings.host not in LOOPBACK:
+        raise UnsafeSettingsError(
+            f"PSHARELORA_AUTH=off answers everybody as an administrator, so it is refused on {settings.host}: listen on "
+            "127.0.0.1, or leave authentication on."
+        )
+    key = _revealed(settings.admin_key)
+    if key is not None and len(key) < SHORTEST_ADMIN_KEY:
+        raise UnsafeSettingsError(
+            f"PSHARELORA_ADMIN_KEY has {len(key)} characters; it must have at least {SHORTEST_ADMIN_KEY}."
+        )
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _version() -> str:
+    try:
+        return version("psharelora")
+    except PackageNotFoundError:
+        return "0+unknown"
