@@ -1,0 +1,32 @@
+"""The method: comparisons in, a model out. NumPy and SciPy only."""
+
+from app.learning.adapters import Adapter, Adapters
+from app.learning.belief import RewardBelief
+from app.learning.comparisons import Comparisons
+from app.learning.diagnostics import Diagnostics
+from app.learning.errors import FeatureShapeError, InvalidComparisonsError
+from app.learning.fitting import FitProgress, fit
+from app.learning.metrics import Metrics, evaluate_predictions
+from app.learning.model import Model, fold_in, fold_in_users
+from app.learning.queries import InformativePair, most_informative_pairs
+from app.learning.subspace import principal_angle_distance
+
+__all__ = [
+    "Adapter",
+    "Adapters",
+    "Comparisons",
+    "Diagnostics",
+    "FeatureShapeError",
+    "FitProgress",
+    "InformativePair",
+    "InvalidComparisonsError",
+    "Metrics",
+    "Model",
+    "RewardBelief",
+    "evaluate_predictions",
+    "fit",
+    "fold_in",
+    "fold_in_users",
+    "most_informative_pairs",
+    "principal_angle_distance",
+]

@@ -1,0 +1,247 @@
+"""Adapters: what the model believes about one user, and the solves that give it.
+
+Given (Theta_0, B, T), a user's comparisons have scores eta_j = offset_j + z_j . w with z_j = vec(B^T DPhi_j) and
+w = vec(W_i) ~ N(0, T), vec in C order of (k, d2). Two solves:
+
+- `posterior`: the Polya-Gamma / Jaakkola-Jordan E step. With c_j^2 = E[eta_j]^2 + Var[eta_j] and
+  w_j = a_j tanh(c_j / 2) / (2 c_j), V = (T^-1 + Z^T diag(w) Z)^-1 and m = V Z^T (a (label - 1/2) - w offset); repeated
+  until the c_j stand still.
+- `penalised_maximum`: batched Newton steps on the penalised log-likelihood; the covariance is the inverse Hessian.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid
+from app.learning.design import Design, padded
+
+MAX_ITERATIONS = 1000
+"""More passes than any well-posed user needs; a user who needs more is reported as not converged."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """One user's parameters inside the shared subspace, in log-odds units of the model's features."""
+
+    mean: Real
+    """(k, d2)"""
+    covariance: Real
+    """(p, p) of vec(W) in C order, p = k * d2."""
+    n_comparisons: int
+    converged: bool
+    iterations: int
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        return {
+            "mean": self.mean,
+            "covariance": self.covariance,
+            "status": np.array([self.n_comparisons, int(self.converged), self.iterations], dtype=np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Adapter":
+        n_comparisons, converged, iterations = (int(v) for v in np.asarray(arrays["status"], dtype=np.int64))
+        return cls(
+            mean=real(np.asarray(arrays["mean"], dtype=np.float64)),
+            covariance=real(np.asarray(arrays["covariance"], dtype=np.float64)),
+            n_comparisons=n_comparisons,
+            converged=bool(converged),
+            iterations=iterations,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapters:
+    """The adapters of N users."""
+
+    means: Real
+    """(N, k, d2)"""
+    covariances: Real
+    """(N, p, p)"""
+    n_comparisons: Int
+    """(N,)"""
+    converged: NDArray[np.bool_]
+    """(N,)"""
+    iterations: Int
+    """(N,) passes that the user's bucket took."""
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def __getitem__(self, user_index: int) -> Adapter:
+        return Adapter(
+            mean=real(self.means[user_index]),
+            covariance=real(self.covariances[user_index]),
+            n_comparisons=int(self.n_comparisons[user_index]),
+            converged=bool(self.converged[user_index]),
+            iterations=int(self.iterations[user_index]),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """Adapters as flat vectors, with the moments of every comparison's score."""
+
+    means: Real
+    """(N, p)"""
+    covariances: Real
+    """(N, p, p)"""
+    score_mean: Real
+    """(n,)"""
+    score_variance: Real
+    """(n,)"""
+    tilt: Real
+    """(n,) c_j of the bound."""
+    converged: NDArray[np.bool_]
+    iterations: Int
+
+    def adapters(self, design: Design, k: int) -> Adapters:
+        return Adapters(
+            means=self.means.reshape(design.n_users, k, design.d2),
+            covariances=self.covariances,
+            n_comparisons=design.counts(),
+            converged=self.converged,
+            iterations=self.iterations,
+        )
+
+
+def bound_weights(tilt: Real) -> Real:
+    """tanh(c/2) / (2c), 1/4 at c = 0."""
+    c = np.maximum(np.abs(tilt), 1e-5)
+    return np.asarray(np.tanh(c / 2) / (2 * c))
+
+
+def posterior(
+    design: Design,
+    offset: Real,
+    Z: Real,
+    prior_covariance: Real,
+    *,
+    tilt: Real | None = None,
+    iterations: int = MAX_ITERATIONS,
+    tolerance: float = 1e-8,
+) -> Solution:
+    """The variational E step of every user.
+
+    Parameters
+    ----------
+    offset
+        (n,) scores under Theta_0.
+    Z
+        (n, k, d2) projected designs.
+    tilt
+        (n,) c_j to start from.
+    tolerance
+        Largest change of an adapter's mean, in log-odds, at which a bucket of users counts as converged.
+    """
+    out = _Blank(design, offset, Z, prior_covariance)
+    precision = inverse(prior_covariance)
+    c = padded(np.abs(offset) + 0.5 if tilt is None else tilt)
+    for bucket in design.buckets:
+        index = bucket.index
+        Zb, o, a, kappa = out.Z[index], out.offset[index], out.weight[index], out.kappa[index]
+        Zt = np.swapaxes(Zb, 1, 2)
+        m, steps, converged = np.zeros((len(index), out.p)), 0, False
+        while steps < iterations and not converged:
+            w = a * bound_weights(c[index])
+            V = inverse(precision + Zt @ (w[..., None] * Zb))
+            new = np.einsum("upq,uq->up", V, np.einsum("upm,um->up", Zt, kappa - w * o))
+            score = o + np.einsum("ump,up->um", Zb, new)
+            spread = np.einsum("ump,ump->um", Zb @ V, Zb)
+            c[index] = np.sqrt(score**2 + spread)
+            converged = bool(np.abs(new - m).max(initial=0.0) <= tolerance and steps > 0) or out.p == 0
+            m, steps = new, steps + 1
+        out.store(bucket.users, index, m, V, score, spread, steps, converged=converged)
+    return out.solution(c[:-1])
+
+
+def penalised_maximum(
+    design: Design,
+    offset: Real,
+    Z: Real,
+    prior_covariance: Real,
+    *,
+    start: Real | None = None,
+    iterations: int = 100,
+    tolerance: float = 1e-8,
+) -> Solution:
+    """The maximiser of sum_j a_j log p(label_j) - w^T T^-1 w / 2 for every user, by batched, damped Newton steps.
+
+    Parameters
+    ----------
+    start
+        (N, p) adapters to start from.
+    tolerance
+        Largest absolute gradient entry at which a user counts as converged.
+    """
+    out = _Blank(design, offset, Z, prior_covariance)
+    precision = inverse(prior_covariance)
+    for bucket in design.buckets:
+        index = bucket.index
+        Zb, o, a, t = out.Z[index], out.offset[index], out.weight[index], out.label[index]
+        m = np.zeros((len(index), out.p)) if start is None else start[bucket.users].copy()
+        steps, converged = 0, False
+        while True:
+            score = o + np.einsum("ump,up->um", Zb, m)
+            gradient = np.einsum("ump,um->up", Zb, a * (sigmoid(score) - t)) + m @ precision
+            V = inverse(precision + np.swapaxes(Zb, 1, 2) @ ((a * curvature(score))[..., None] * Zb))
+            converged = bool(np.abs(gradient).max(initial=0.0) <= tolerance)
+            if converged or steps == iterations:
+                break
+            m = _damped(Zb, o, a, t, precision, m, np.einsum("upq,uq->up", V, gradient))
+            steps += 1
+        spread = np.einsum("ump,ump->um", Zb @ V, Zb)
+        out.store(bucket.users, index, m, V, score, spread, steps, converged=converged)
+    return out.solution(np.abs(out.score_mean[:-1]))
+
+
+def _damped(Z: Real, o: Real, a: Real, t: Real, precision: Real, m: Real, step: Real) -> Real:
+    """Newton's step, halved for each user until the penalised loss does not rise."""
+
+    def loss(v: Real) -> Real:
+        score = o + np.einsum("ump,up->um", Z, v)
+        fit = np.einsum("um,um->u", a, np.logaddexp(0.0, score) - t * score)
+        return np.asarray(fit + 0.5 * np.einsum("up,pq,uq->u", v, precision, v))
+
+    before, length = loss(m), np.ones(len(m))
+    for _ in range(30):
+        worse = loss(m - length[:, None] * step) > before + 1e-12 * np.abs(before)
+        if not worse.any():
+            break
+        length[worse] *= 0.5
+    return m - length[:, None] * step
+
+
+class _Blank:
+    """Padded inputs of a solve and room for its outputs; users without comparisons keep the prior."""
+
+    def __init__(self, design: Design, offset: Real, Z: Real, prior_covariance: Real) -> None:
+        self.p = prior_covariance.shape[0]
+        self.n, N = design.n, design.n_users
+        self.Z, self.offset = padded(Z.reshape(self.n, self.p)), padded(offset)
+        self.weight, self.label = padded(design.weight), padded(design.label)
+        self.kappa = padded(design.weight * (design.label - 0.5))
+        self.means, self.covariances = np.zeros((N, self.p)), np.repeat(prior_covariance[None], N, axis=0)
+        self.score_mean, self.score_variance = np.zeros(self.n + 1), np.zeros(self.n + 1)
+        self.converged, self.iterations = np.ones(N, dtype=np.bool_), np.zeros(N, dtype=np.int64)
+
+    def store(
+        self, users: Int, index: Int, m: Real, V: Real, score: Real, spread: Real, steps: int, *, converged: bool
+    ) -> None:
+        self.means[users], self.covariances[users] = m, V
+        self.score_mean[index], self.score_variance[index] = score, spread
+        self.converged[users], self.iterations[users] = converged, steps
+
+    def solution(self, tilt: Real) -> Solution:
+        return Solution(
+            self.means,
+            self.covariances,
+            self.score_mean[:-1],
+            self.score_variance[:-1],
+            tilt,
+            self.converged,
+            self.iterations,
+        )

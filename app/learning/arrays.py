@@ -1,0 +1,48 @@
+"""Array types and small conventions shared by the numeric core."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+
+Real = NDArray[np.float64]
+Int = NDArray[np.int64]
+Sparse = csr_array[Any, Any]
+
+
+def real(values: ArrayLike) -> Real:
+    """A read-only float64 view or copy of `values`."""
+    array = np.asarray(values, dtype=np.float64).view()
+    array.flags.writeable = False
+    return array
+
+
+def integers(values: ArrayLike) -> Int:
+    """A read-only int64 view or copy of `values`."""
+    array = np.asarray(values, dtype=np.int64).view()
+    array.flags.writeable = False
+    return array
+
+
+def product(left: Any, right: Any) -> Real:
+    """`left @ right` as a dense array, whichever of the two is sparse."""
+    return np.asarray(left @ right, dtype=np.float64)
+
+
+def sigmoid(eta: Real) -> Real:
+    return np.exp(-np.logaddexp(0.0, -eta))
+
+
+def curvature(eta: Real) -> Real:
+    """sigma'(eta), computed without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -eta) - np.logaddexp(0.0, eta)))
+
+
+def symmetric(matrix: Real) -> Real:
+    return np.asarray(0.5 * (matrix + np.swapaxes(matrix, -1, -2)))
+
+
+def inverse(matrix: Real) -> Real:
+    """The inverse of the last two axes; of an empty matrix, itself."""
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64) if matrix.shape[-1] else matrix

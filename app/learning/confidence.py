@@ -1,0 +1,161 @@
+"""Errors that all users share, and the calibration of every standard error.
+
+`shared_error` inverts the information of (Theta_0, B) after the adapters are eliminated (Schur complement),
+
+    I = sum_i J_i^T (w - w Z_i V_i Z_i^T w) J_i + prior,   J_j = [vec(DPhi_j), vec(DPhi_j W_i^T)],
+
+with B moving only across its own span (B^T dB = 0). `bootstrap_inflation` simulates labels from the fit, refits warm and asks by how
+much the standard errors must grow until 95% intervals cover 95% of the simulated rewards.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy.stats import norm
+
+from app.learning.adapters import Adapters, bound_weights
+from app.learning.arrays import Int, Real, inverse, sigmoid, symmetric
+from app.learning.design import Design
+from app.learning.parameters import Shared
+
+MAX_UNKNOWNS = 1200
+"""Above this many shared unknowns the blocks of Theta_0 and B are taken as independent."""
+MAX_WORK = 2e10
+"""Multiplications spent on the information matrix; beyond, evenly spaced users stand for all."""
+MAX_COMPONENTS = 64
+"""Directions kept of the shared error of a catalogue, largest variances first."""
+MAX_TABULAR_COMPONENTS = 512
+"""The same for tabular environments, where unvisited states must keep their prior spread."""
+CALIBRATION_LEVEL = 0.95
+CALIBRATION_TARGETS = 4000
+"""Simulated rewards that one refit is checked on."""
+INFLATION_BOUNDS = (0.5, 5.0)
+
+Refit = Callable[[Design], tuple[Shared, Adapters]]
+
+
+def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Real, *, tabular: bool) -> Real:
+    """(d1, d2 + k, r) a factor of the covariance of [Theta_0, B].
+
+    Parameters
+    ----------
+    scores
+        (n,) fitted scores, at whose curvature the information is taken.
+    """
+    d1, d2, k = design.d1, design.d2, shared.k
+    w = design.weight * bound_weights(scores)
+    across = np.linalg.qr(np.hstack([shared.B, np.eye(d1)]))[0][:, k:d1]
+    kept = MAX_TABULAR_COMPONENTS if tabular else MAX_COMPONENTS
+    if d1 * d2 + (d1 - k) * k <= MAX_UNKNOWNS:
+        root = _leading_root(inverse(_information(design, shared, adapters, w, across)), kept)
+        r = root.shape[1]
+        Theta, C = root[: d1 * d2].reshape(d1, d2, r), root[d1 * d2 :].reshape(d1 - k, k, r)
+        return np.concatenate([Theta, np.einsum("ax,xcr->acr", across, C)], axis=1)
+    return _block_error(design, shared, adapters, w, across, kept)
+
+
+def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real) -> Real:
+    """(q, q), q = d1 d2 + (d1 - k) k: of vec(Theta_0) and of vec(C), dB = across C."""
+    d1, d2, k = design.d1, design.d2, shared.k
+    q = d1 * d2 + (d1 - k) * k
+    total, counted = np.zeros((q, q)), 0.0
+    stride = max(1, int(np.ceil(design.n * q**2 / MAX_WORK)))
+    for users, index in _blocks(design, stride, q):
+        real_rows = index < design.n
+        D = design.dense(np.where(real_rows, index, 0).ravel()).reshape(*index.shape, d1, d2)
+        weight = np.where(real_rows, w[np.minimum(index, design.n - 1)], 0.0)
+        moved = np.einsum("umab,ax,ucb->umxc", D, across, adapters.means[users], optimize=True)
+        J = np.concatenate([D.reshape(*index.shape, d1 * d2), moved.reshape(*index.shape, (d1 - k) * k)], axis=2)
+        Z = np.einsum("umab,ac->umcb", D, shared.B, optimize=True).reshape(*index.shape, k * d2)
+        weighted = weight[..., None] * J
+        flat = J.reshape(-1, q)
+        cross = np.swapaxes(Z, 1, 2) @ weighted
+        explained = (adapters.covariances[users] @ cross).reshape(-1, q)
+        total += flat.T @ weighted.reshape(-1, q) - cross.reshape(-1, q).T @ explained
+        counted += float(weight.sum())
+    prior = np.concatenate([np.tile(shared.ridge, d1), np.full((d1 - k) * k, float(d1))])
+    return symmetric(total * (float(w.sum()) / max(counted, 1e-300))) + np.diag(prior)
+
+
+def _blocks(design: Design, stride: int, q: int) -> Iterator[tuple[Int, Int]]:
+    """Users and their padded rows, few enough at a time that dense designs stay small."""
+    for bucket in design.buckets:
+        users, index = bucket.users[::stride], bucket.index[::stride]
+        step = max(1, 8_000_000 // (index.shape[1] * q))
+        for begin in range(0, len(users), step):
+            yield users[begin : begin + step], index[begin : begin + step]
+
+
+def _leading_root(covariance: Real, components: int) -> Real:
+    values, vectors = np.linalg.eigh(symmetric(covariance))
+    kept = slice(max(0, len(values) - components), None)
+    return np.asarray(vectors[:, kept] * np.sqrt(np.maximum(values[kept], 0.0)))
+
+
+def _block_error(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real, kept: int) -> Real:
+    """The same with Theta_0's columns and B's rows independent: for very many features."""
+    d1, d2, k = design.d1, design.d2, shared.k
+    grams = design.grams(w)
+    parts = []
+    for b in range(d2):
+        root = _leading_root(inverse(grams[b] + shared.ridge[b] * np.eye(d1)), max(1, kept // (d2 + k)))
+        parts.append(_placed(root, b, d2 + k))
+    pooled = across.T @ grams.sum(axis=0) @ across
+    strength = np.einsum("icb,icb->c", adapters.means, adapters.means) / max(adapters.means.shape[0] * d2, 1)
+    for c in range(k):
+        spread = inverse(strength[c] * pooled + d1 * np.eye(d1 - k))
+        parts.append(_placed(across @ _leading_root(spread, max(1, kept // (d2 + k))), d2 + c, d2 + k))
+    return np.concatenate(parts, axis=2)
+
+
+def _placed(root: Real, column: int, width: int) -> Real:
+    out = np.zeros((root.shape[0], width, root.shape[1]))
+    out[:, column] = root
+    return out
+
+
+def bootstrap_inflation(
+    design: Design, shared: Shared, error: Real, refit: Refit, rng: np.random.Generator, *, refits: int = 3
+) -> float:
+    """The factor on standard errors at which 95% intervals cover 95% of simulated rewards.
+
+    Parameters
+    ----------
+    refit
+        Estimates the shared part and the adapters from relabelled designs, started at the fit.
+    """
+    offset, Z = design.scores(shared.Theta_0), design.project(shared.B).reshape(design.n, len(shared.T))
+    root = np.linalg.cholesky(shared.T) if shared.k else shared.T
+    ratios = []
+    for _ in range(refits):
+        W = rng.standard_normal((design.n_users, len(shared.T))) @ root.T
+        eta = offset + np.einsum("np,np->n", Z, W[design.user])
+        labels = (rng.random(design.n) < sigmoid(eta)).astype(np.float64)
+        found, adapters = refit(design.with_labels(labels))
+        rows = rng.choice(design.n, size=min(design.n, CALIBRATION_TARGETS), replace=False)
+        users = rng.permutation(design.user)[: len(rows)]
+        truth = offset[rows] + np.einsum("np,np->n", Z[rows], W[users])
+        ratios.append(
+            np.abs(truth - _scores_of(design, found, adapters, rows, users))
+            / _errors_of(design, found, adapters, error, rows, users)
+        )
+    reach = float(np.quantile(np.concatenate(ratios), CALIBRATION_LEVEL))
+    return float(np.clip(reach / norm.ppf(0.5 + 0.5 * CALIBRATION_LEVEL), *INFLATION_BOUNDS))
+
+
+def _scores_of(design: Design, shared: Shared, adapters: Adapters, rows: Int, users: Int) -> Real:
+    Z = design.project(shared.B)[rows]
+    return np.asarray(design.scores(shared.Theta_0)[rows] + np.einsum("ncb,ncb->n", Z, adapters.means[users]))
+
+
+def _errors_of(design: Design, shared: Shared, adapters: Adapters, error: Real, rows: Int, users: Int) -> Real:
+    """(len(rows),) uncalibrated standard errors of the designs `rows` for `users`."""
+    d2, r = design.d2, error.shape[2]
+    Z = design.project(shared.B)[rows].reshape(len(rows), len(shared.T))
+    own = np.einsum("np,npq,nq->n", Z, adapters.covariances[users], Z, optimize=True)
+    common = np.zeros((len(rows), r))
+    for l in range(error.shape[1]):
+        projected = design.project(error[:, l])[rows]
+        loading = np.broadcast_to(np.eye(d2)[l], (len(rows), d2)) if l < d2 else adapters.means[users][:, l - d2]
+        common += np.einsum("nrb,nb->nr", projected, loading)
+    return np.asarray(np.sqrt(np.maximum(own + np.einsum("nr,nr->n", common, common), 1e-300)))

@@ -1,0 +1,78 @@
+"""The quantities that the paper's theory names, for a fitted model."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from app.learning.arrays import Real
+
+FAILURE_PROBABILITY = 0.05
+"""delta of the log bracketing numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogBracketing:
+    """Bounds on the log bracketing number of three model classes (Prop. 1); smaller generalises from fewer comparisons."""
+
+    shared: float
+    """k (d1 + N d2) log(N N_p / delta): a shared subspace."""
+    unshared: float
+    """N k (d1 + d2) log(N N_p / delta): a subspace for each user."""
+    full: float
+    """N d1 d2 log(N N_p / delta): free parameters for each user."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankTrial:
+    """A rank and an effective weight, tried on held-out comparisons."""
+
+    rank: int
+    effective_weight: float
+    log_loss: float
+    """Nats a held-out comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    n_users: int
+    n_comparisons: int
+    d1: int
+    d2: int
+    rank: int
+    singular_values: tuple[float, ...]
+    """sigma_1 >= sigma_2 >= ... of the aggregated difference matrix [B W_1 ... B W_N]."""
+    nu: float
+    """sigma_k^2 / N (Def. 4.1): large when users differ along few shared directions; 0 at rank 0."""
+    tail_energy: float
+    """Sigma_tail, what rank k cannot express, estimated by moments from the residual scores."""
+    log_bracketing: LogBracketing
+    ridge: tuple[float, ...]
+    """Estimated prior precision of Theta_0's columns."""
+    effective_weight: float
+    """What one comparison counts in the fit: 1 when comparisons are independent given the model, less where items recur."""
+    inflation: float
+    """Factor on all standard errors, from the parametric bootstrap; 1 when not calibrated."""
+    permutation_rank: int | None = None
+    """Directions that beat permuted user labels; 0 says that users do not differ."""
+    distance_to_previous: float | None = None
+    """Principal angle distance to the previous model's subspace (Def. A.1)."""
+    trials: tuple[RankTrial, ...] = field(default_factory=tuple)
+    """Held-out log-loss of every rank and effective weight that was tried."""
+    rank_reason: str = ""
+    """Why this rank, in a sentence."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def singular_values(W: Real) -> Real:
+    """(k,) singular values of [B W_1 ... B W_N] for orthonormal B and W (N, k, d2)."""
+    return np.asarray(np.linalg.svd(np.swapaxes(W, 0, 1).reshape(W.shape[1], len(W) * W.shape[2]), compute_uv=False))
+
+
+def log_bracketing(d1: int, d2: int, k: int, n_users: int, n_comparisons: int) -> LogBracketing:
+    log = float(np.log(max(n_comparisons, 1) / FAILURE_PROBABILITY))
+    return LogBracketing(
+        shared=k * (d1 + n_users * d2) * log, unshared=n_users * k * (d1 + d2) * log, full=n_users * d1 * d2 * log
+    )

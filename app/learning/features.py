@@ -1,0 +1,98 @@
+"""The model's own view of raw features.
+
+Items are centred and scaled to unit spread, because one ridge serves all columns. Contexts are centred and reduced to a
+few principal columns behind a leading constant 1, so that a user's own parameters stay (k, d2). Indicators of states
+and actions stay exactly as they are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.learning.arrays import Real, real
+from app.learning.comparisons import Comparisons
+from app.learning.errors import FeatureShapeError
+
+MAX_CONTEXT_COLUMNS = 8
+"""Principal columns kept of a context: a user's own parameters number k * (1 + this)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureMap:
+    """Affine maps from raw features to the model's (d1) and (d2)."""
+
+    centre: Real
+    """(d1,)"""
+    scale: Real
+    """(d1,) divides."""
+    context_centre: Real
+    """(c,) with c the raw width of contexts, 0 when there are none."""
+    context_basis: Real
+    """(c, d2 - 1) principal directions, scaled so that the first has unit spread."""
+    tabular: bool
+
+    @property
+    def d1(self) -> int:
+        return len(self.centre)
+
+    @property
+    def d2(self) -> int:
+        return len(self.context_centre) if self.tabular else 1 + self.context_basis.shape[1]
+
+    @property
+    def has_contexts(self) -> bool:
+        return not self.tabular and len(self.context_centre) > 0
+
+    def items(self, raw: Real) -> Real:
+        """(m, d1) raw row features to the model's."""
+        table = real(raw)
+        if table.ndim != 2 or table.shape[1] != self.d1:
+            raise FeatureShapeError(f"items must have {self.d1} features each; found shape {table.shape}.")
+        return table if self.tabular else np.asarray((table - self.centre) / self.scale)
+
+    def columns(self, raw: Real) -> Real:
+        """(C, c) raw column features to the model's (C, d2)."""
+        table = real(raw)
+        if self.tabular:
+            if table.shape[1] != self.d2:
+                raise FeatureShapeError(f"actions must have {self.d2} indicators each; found shape {table.shape}.")
+            return table
+        ones = np.ones((len(table), 1))
+        if not self.has_contexts:
+            return ones
+        if table.shape[1] != len(self.context_centre):
+            raise FeatureShapeError(
+                f"contexts must have {len(self.context_centre)} features each; found shape {table.shape}."
+            )
+        return np.hstack([ones, (table - self.context_centre) @ self.context_basis])
+
+    def context(self, raw: Real | None) -> Real:
+        """(d2,) of one context; none given stands for the average one."""
+        if raw is None:
+            return np.eye(1, self.d2)[0]
+        return self.columns(np.atleast_2d(real(raw)))[0]
+
+
+def feature_map_of(comparisons: Comparisons) -> FeatureMap:
+    """The maps that suit these comparisons: statistics over the rows that they use, each once."""
+    c = comparisons
+    if c.tabular:
+        d1, d2 = c.X.shape[1], c.Y.shape[1]
+        return FeatureMap(np.zeros(d1), np.ones(d1), np.zeros(d2), np.zeros((d2, 0)), tabular=True)
+    used = c.X[np.unique(c.rows)] if len(c.rows) else c.X
+    centre, scale = used.mean(axis=0), used.std(axis=0)
+    scale[scale <= 1e-9 * (1.0 + np.abs(centre))] = 1.0
+    context_centre, basis = _context_basis(c)
+    return FeatureMap(real(centre), real(scale), real(context_centre), real(basis), tabular=False)
+
+
+def _context_basis(c: Comparisons) -> tuple[Real, Real]:
+    used = c.Y[np.unique(c.cols)] if len(c.cols) else c.Y
+    if c.Y.shape == (1, 1) and c.Y[0, 0] == 1.0:
+        return np.zeros(0), np.zeros((0, 0))
+    centre = used.mean(axis=0)
+    _, s, Vt = np.linalg.svd(used - centre, full_matrices=False)
+    kept = min(MAX_CONTEXT_COLUMNS, int((s > 1e-9 * max(1.0, s[0] if len(s) else 0.0)).sum()))
+    if kept == 0:
+        return np.asarray(centre), np.zeros((len(centre), 0))
+    return np.asarray(centre), np.asarray(Vt[:kept].T * (np.sqrt(len(used)) / s[0]))

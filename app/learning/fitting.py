@@ -1,0 +1,336 @@
+"""Fitting a model: choose the rank and the effective weight, estimate, bring into the gauge, calibrate, report."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from app.learning import evidence, mle
+from app.learning.adapters import Adapters
+from app.learning.arrays import Real
+from app.learning.btl import fit_global_with_ridge
+from app.learning.comparisons import Comparisons
+from app.learning.confidence import bootstrap_inflation, shared_error
+from app.learning.design import Design, design_of
+from app.learning.diagnostics import Diagnostics, RankTrial, log_bracketing, singular_values
+from app.learning.errors import InvalidComparisonsError
+from app.learning.features import FeatureMap, feature_map_of
+from app.learning.metrics import SMALLEST_PROBABILITY
+from app.learning.mle import Start
+from app.learning.model import Model, no_adapters, solve_adapters, with_inflation
+from app.learning.parameters import Ending, Shared, rotated
+from app.learning.selection import Choice, Split, Trial, choose, rank_ladder, split_comparisons
+from app.learning.spectral import leftover_energy, rank_by_permutation, spectral_start
+from app.learning.subspace import canonical_rotation, principal_angle_distance, procrustes_rotation
+
+Estimator = Literal["evidence", "mle"]
+
+TRIAL_PASSES = 40
+TRIAL_TOLERANCE = 1e-4
+"""Trials on held-out comparisons need less than a published fit."""
+REFIT_PASSES = 20
+"""Passes of a bootstrap's warm refit."""
+SAME_SCALE = 1.5
+"""A warm start's feature map is kept while no feature's spread changed by more than this factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitProgress:
+    """How far a fit is."""
+
+    phase: Literal["choosing", "fitting", "calibrating", "done"]
+    done: float
+    """0 to 1 over the whole fit."""
+    passes: int
+    objective: float
+    """Of the running estimation, in nats."""
+
+
+Progress = Callable[[FitProgress], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """What every step of one fit needs."""
+
+    comparisons: Comparisons
+    features: FeatureMap
+    estimator: Estimator
+    start: Start
+    half_life_seconds: float | None
+    warm_start: Model | None
+    rng: np.random.Generator
+    progress: Progress
+
+    def design(self, comparisons: Comparisons, weight: float) -> Design:
+        return design_of(comparisons, self.features, effective_weight=weight, half_life_seconds=self.half_life_seconds)
+
+
+def fit(
+    comparisons: Comparisons,
+    *,
+    rank: int | Literal["auto"] = "auto",
+    estimator: Estimator = "evidence",
+    start: Start = "spectral",
+    rng: np.random.Generator | None = None,
+    warm_start: Model | None = None,
+    max_passes: int = 200,
+    tolerance: float = 1e-5,
+    calibrate: bool = True,
+    half_life_seconds: float | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Learn the shared subspace and every user's adapter.
+
+    Parameters
+    ----------
+    rank
+        k, or "auto": the best on held-out comparisons; 0 is one model for everybody.
+    estimator
+        "evidence": random effects by variational EM; "mle": the paper's joint maximum (3.3).
+    start
+        Of `mle`; `evidence` always begins at the spectral start, or at `warm_start`.
+    rng
+        For the held-out split, random starts and the bootstrap; a fixed one by default, so that fits repeat.
+    warm_start
+        The previous model: its feature map and gauge are kept where they still fit, so that versions compare.
+    tolerance
+        Relative gain of the objective below which a pass is the last.
+    half_life_seconds
+        Halves a comparison's weight for every such age; needs `age_seconds`.
+    progress
+        Called now and then; what it raises ends the fit.
+
+    Returns
+    -------
+    Model
+        `converged`, `passes` and `reason` say how it ended.
+
+    Raises
+    ------
+    InvalidComparisonsError
+        There is no comparison at all.
+    ValueError
+        The rank is negative or larger than the number of row features.
+
+    Source: Liu et al. 2025, Algorithm 1; derived in docs/explanation/estimators.md.
+    """
+    if len(comparisons) == 0:
+        raise InvalidComparisonsError("no comparisons: at least one was expected.")
+    if rank != "auto" and not 0 <= rank <= comparisons.X.shape[1]:
+        raise ValueError(f"rank: {rank} is not between 0 and the {comparisons.X.shape[1]} row features.")
+    job = _Job(
+        comparisons,
+        _features(comparisons, warm_start),
+        estimator,
+        start,
+        half_life_seconds,
+        warm_start,
+        np.random.default_rng(0) if rng is None else rng,
+        progress or (lambda _: None),
+    )
+    choice = _choose(job, rank)
+    design = job.design(comparisons, choice.effective_weight)
+    shared, ending = _estimate(job, design, choice.rank, max_passes=max_passes, tolerance=tolerance)
+    shared = _in_gauge(job, design, shared)
+    model = _assemble(job, design, shared, ending, choice)
+    if calibrate:
+        model = with_inflation(model, _inflation(job, design, model))
+    model = replace(model, diagnostics=_diagnostics(job, design, model, choice))
+    job.progress(FitProgress("done", 1.0, ending.passes, ending.objective))
+    return model
+
+
+def _features(comparisons: Comparisons, warm_start: Model | None) -> FeatureMap:
+    """The warm start's feature map while it still fits, so that parameters keep their meaning; else a fresh one."""
+    new = feature_map_of(comparisons)
+    if warm_start is None:
+        return new
+    old = warm_start.features
+    if old.tabular != new.tabular or old.d1 != new.d1 or len(old.context_centre) != len(new.context_centre):
+        return new
+    ratio = np.concatenate([new.scale / old.scale, old.scale / new.scale])
+    grown = new.context_basis.shape[1] > old.context_basis.shape[1]
+    return new if grown or ratio.max() > SAME_SCALE else old
+
+
+def _choose(job: _Job, rank: int | Literal["auto"]) -> Choice:
+    c = job.comparisons
+    n_active = len(np.unique(c.user))
+    if n_active < 2:
+        return Choice(0, 1.0, (), "fewer than two users have comparisons, so there is nothing to share")
+    if rank == 0:
+        return Choice(0, 1.0, (), "rank 0 was asked for")
+    split = split_comparisons(c, job.rng)
+    ranks = rank_ladder(job.features.d1, job.features.d2, n_active) if rank == "auto" else (rank,)
+    if not split.usable:
+        few = "there are too few comparisons to hold any out"
+        return Choice(0 if rank == "auto" else rank, 1.0, (), few)
+    begin = (4, 1.0) if job.warm_start is None else (job.warm_start.rank or 4, job.warm_start.effective_weight)
+    trials = _Trials(job, split, expected=len(ranks) + 3)
+    return choose(trials.run, ranks=ranks, start=begin)
+
+
+class _Trials:
+    """Fits on one side of the split, measured on the other."""
+
+    def __init__(self, job: _Job, split: Split, *, expected: int) -> None:
+        self.job, self.expected, self.finished = job, expected, 0
+        self.fitted, self.held_out = job.comparisons.subset(split.fit), job.comparisons.subset(split.validate)
+        self.globals: dict[float, tuple[Design, Real, Real]] = {}
+
+    def run(self, rank: int, weight: float) -> Trial:
+        design, Theta_0, ridge = self._global(weight)
+        job = self.job
+        if rank == 0:
+            shared = Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
+        else:
+            begin = _begin(job, design, Theta_0, ridge, rank)
+            shared, _ = _maximise(job, design, begin, TRIAL_PASSES, TRIAL_TOLERANCE, self._report)
+        self.finished += 1
+        model = _bare_model(job, shared, solve_adapters(shared, design, job.estimator, tolerance=1e-4), weight)
+        h = self.held_out
+        p = np.clip(model.predict(h), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        losses = -h.weight * (h.label * np.log(p) + (1 - h.label) * np.log1p(-p))
+        return Trial(rank, weight, np.bincount(h.user, losses, minlength=h.n_users).astype(np.float64), len(h))
+
+    def _global(self, weight: float) -> tuple[Design, Real, Real]:
+        if weight not in self.globals:
+            design = self.job.design(self.fitted, weight)
+            self.globals[weight] = (design, *fit_global_with_ridge(design))
+        return self.globals[weight]
+
+    def _report(self, passes: int, objective: float) -> None:
+        share = min(1.0, (self.finished + passes / TRIAL_PASSES) / self.expected)
+        self.job.progress(FitProgress("choosing", 0.5 * share, passes, objective))
+
+
+def _estimate(job: _Job, design: Design, rank: int, *, max_passes: int, tolerance: float) -> tuple[Shared, Ending]:
+    Theta_0, ridge = fit_global_with_ridge(design)
+    if rank == 0:
+        shared = Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
+        objective = -mle.joint_loss(design, Theta_0, shared.B, np.zeros((design.n_users, 0)), ridge)
+        return shared, Ending(converged=True, passes=1, reason="one convex problem", objective=objective)
+
+    def report(passes: int, objective: float) -> None:
+        job.progress(FitProgress("fitting", 0.5 + 0.3 * passes / max_passes, passes, objective))
+
+    return _maximise(job, design, _begin(job, design, Theta_0, ridge, rank), max_passes, tolerance, report)
+
+
+def _begin(job: _Job, design: Design, Theta_0: Real, ridge: Real, rank: int) -> Shared:
+    """The warm start where its coordinates and rank are still ours, else the start that was asked for."""
+    warm = job.warm_start
+    if warm is not None and warm.features is job.features and warm.rank == rank and warm.estimator == job.estimator:
+        return replace(warm.shared, ridge=ridge)
+    if job.estimator == "mle":
+        return mle.starting_point(design, Theta_0, ridge, rank, job.start, job.rng)
+    return evidence.starting_point(Theta_0, spectral_start(design, design.scores(Theta_0), rank), ridge)
+
+
+def _maximise(
+    job: _Job,
+    design: Design,
+    begin: Shared,
+    max_passes: int,
+    tolerance: float,
+    report: Callable[[int, float], None] | None,
+) -> tuple[Shared, Ending]:
+    maximise = mle.maximise_likelihood if job.estimator == "mle" else evidence.maximise_evidence
+    return maximise(design, begin, max_passes=max_passes, tolerance=tolerance, report=report)
+
+
+def _in_gauge(job: _Job, design: Design, shared: Shared) -> Shared:
+    """Adapters with a diagonal, descending second moment; or turned towards the warm start's subspace."""
+    if shared.k == 0:
+        return shared
+    warm = job.warm_start
+    if warm is not None and warm.features is job.features and warm.rank == shared.k:
+        Q = procrustes_rotation(shared.B, warm.B)
+    else:
+        found = solve_adapters(shared, design, job.estimator, tolerance=1e-4)
+        N, k, d2 = design.n_users, shared.k, shared.d2
+        second = np.einsum("icb,ieb->ce", found.means, found.means)
+        second += np.einsum("icbeb->ce", found.covariances.reshape(N, k, d2, k, d2))
+        Q = canonical_rotation(shared.B, second / N)
+    nobody = no_adapters(shared)
+    return rotated(shared, nobody.means.reshape(0, len(shared.T)), nobody.covariances, Q)[0]
+
+
+def _assemble(job: _Job, design: Design, shared: Shared, ending: Ending, choice: Choice) -> Model:
+    adapters = solve_adapters(shared, design, job.estimator)
+    error = shared_error(
+        design, shared, adapters, _fitted_scores(design, shared, adapters), tabular=job.features.tabular
+    )
+    model = _bare_model(job, shared, adapters, choice.effective_weight)
+    return replace(model, shared_error=error, ending=ending)
+
+
+def _bare_model(job: _Job, shared: Shared, adapters: Adapters, weight: float) -> Model:
+    return Model(
+        features=job.features,
+        shared=shared,
+        shared_error=np.zeros((shared.B.shape[0], shared.d2 + shared.k, 0)),
+        adapters=adapters,
+        estimator=job.estimator,
+        effective_weight=weight,
+        half_life_seconds=job.half_life_seconds,
+        inflation=1.0,
+        ending=Ending(converged=False, passes=0, reason="not yet estimated", objective=float("nan")),
+        diagnostics=None,
+    )
+
+
+def _fitted_scores(design: Design, shared: Shared, adapters: Adapters) -> Real:
+    return mle.joint_scores(design, shared.Theta_0, shared.B, adapters.means.reshape(design.n_users, len(shared.T)))
+
+
+def _inflation(job: _Job, design: Design, model: Model) -> float:
+    """By the parametric bootstrap. Simulated comparisons are independent: where real ones were found not to be, errors are never
+    shrunk on their account."""
+
+    def refit(relabelled: Design) -> tuple[Shared, Adapters]:
+        begin = model.shared
+        if begin.k == 0:
+            Theta_0, ridge = fit_global_with_ridge(relabelled, start=(begin.Theta_0, begin.ridge))
+            found = replace(begin, Theta_0=Theta_0, ridge=ridge)
+        else:
+
+            def report(passes: int, objective: float) -> None:
+                job.progress(FitProgress("calibrating", 0.9, passes, objective))
+
+            found, _ = _maximise(job, relabelled, begin, REFIT_PASSES, TRIAL_TOLERANCE, report)
+        return found, solve_adapters(found, relabelled, job.estimator, tolerance=1e-4)
+
+    inflation = bootstrap_inflation(design, model.shared, model.shared_error, refit, job.rng)
+    return inflation if model.effective_weight == 1.0 else max(1.0, inflation)
+
+
+def _diagnostics(job: _Job, design: Design, model: Model, choice: Choice) -> Diagnostics:
+    k, N = model.rank, int((design.counts() > 0).sum())
+    sigma = singular_values(model.adapters.means)
+    warm = job.warm_start
+    comparable = warm is not None and warm.rank > 0 and k > 0 and warm.features.d1 == model.features.d1
+    scores = _fitted_scores(design, model.shared, model.adapters)
+    Theta_0 = fit_global_with_ridge(design, rounds=0, start=(model.Theta_0, model.shared.ridge))[0]
+    return Diagnostics(
+        n_users=N,
+        n_comparisons=design.n,
+        d1=design.d1,
+        d2=design.d2,
+        rank=k,
+        singular_values=tuple(float(s) for s in sigma),
+        nu=float(sigma[-1] ** 2 / N) if k else 0.0,
+        tail_energy=leftover_energy(design, scores, model.B),
+        log_bracketing=log_bracketing(design.d1, design.d2, k, N, design.n),
+        ridge=tuple(float(v) for v in model.shared.ridge),
+        effective_weight=model.effective_weight,
+        inflation=model.inflation,
+        permutation_rank=rank_by_permutation(design, design.scores(Theta_0), job.rng) if N > 1 else None,
+        distance_to_previous=principal_angle_distance(model.raw_subspace(), warm.raw_subspace())
+        if warm and comparable
+        else None,
+        trials=tuple(RankTrial(t.rank, t.effective_weight, t.log_loss) for t in choice.trials),
+        rank_reason=choice.reason,
+    )

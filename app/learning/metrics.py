@@ -1,0 +1,53 @@
+"""How good predicted choice probabilities are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from app.learning.arrays import real
+
+SMALLEST_PROBABILITY = 1e-12
+"""Keeps the log-loss finite when a prediction is certain and wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    accuracy: float
+    log_loss: float
+    """Mean negative log-likelihood in nats a comparison; 0.693 is a coin."""
+    ece: float
+    """Expected calibration error of the preferred side's probability, ten equal bins."""
+    n: int
+    log_loss_stderr: float
+
+
+def evaluate_predictions(prob: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> Metrics:
+    """Score probabilities that `chosen` is preferred against labels in [0, 1].
+
+    A tie (label or probability 0.5) counts as half right.
+    """
+    p = np.clip(real(prob), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    t = real(label)
+    w = np.ones(len(p)) if weight is None else real(weight)
+    if not p.shape == t.shape == w.shape or p.ndim != 1:
+        raise ValueError(
+            f"probabilities, labels and weights must have one entry a comparison; found {p.shape}, {t.shape} and {w.shape}."
+        )
+    if len(p) == 0:
+        raise ValueError("nothing to evaluate: at least one prediction was expected.")
+    w = w / w.sum()
+    loss = -(t * np.log(p) + (1 - t) * np.log1p(-p))
+    mean = float(w @ loss)
+    side = np.sign(p - 0.5)
+    right = np.where(side == 0, 0.5, np.where(side > 0, t, 1 - t))
+    confident = np.maximum(p, 1 - p)
+    bins = np.minimum((10 * (2 * confident - 1)).astype(np.int64), 9)
+    gaps = np.bincount(bins, w * (right - confident), minlength=10)
+    return Metrics(
+        accuracy=float(w @ right),
+        log_loss=mean,
+        ece=float(np.abs(gaps).sum()),
+        n=len(p),
+        log_loss_stderr=float(np.sqrt((w**2) @ (loss - mean) ** 2)),
+    )

@@ -1,0 +1,46 @@
+"""What all users share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.learning.arrays import Real
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """(Theta_0, B, T) of the model Theta_i = Theta_0 + B W_i, vec(W_i) ~ N(0, T)."""
+
+    Theta_0: Real
+    """(d1, d2)"""
+    B: Real
+    """(d1, k), orthonormal columns."""
+    T: Real
+    """(p, p), p = k * d2."""
+    ridge: Real
+    """(d2,) prior precision of each column of Theta_0."""
+
+    @property
+    def k(self) -> int:
+        return int(self.B.shape[1])
+
+    @property
+    def d2(self) -> int:
+        return int(self.Theta_0.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an iteration ended."""
+
+    converged: bool
+    passes: int
+    reason: str
+    objective: float
+
+
+def rotated(shared: Shared, means: Real, covariances: Real, Q: Real) -> tuple[Shared, Real, Real]:
+    """The same model with B Q for B and Q^T W_i for W_i; means (N, p), covariances (N, p, p)."""
+    K = np.kron(Q.T, np.eye(shared.d2))
+    turned = Shared(shared.Theta_0, shared.B @ Q, K @ shared.T @ K.T, shared.ridge)
+    return turned, means @ K.T, K @ covariances @ K.T

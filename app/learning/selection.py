@@ -1,0 +1,175 @@
+"""Choosing the rank and the effective weight of a comparison on held-out comparisons.
+
+A user's comparisons often share items, so random rows would be half known. Where a user's comparisons fall into groups that share
+no item (choice tasks, separate questions), whole groups are held out; where they hang together by recurring items, a third of the
+user's items is held out, comparisons among those validate, and the mixed ones are left aside. Trajectories visit the same states
+over and over, and their features are those states: there rows are held out as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from app.learning.arrays import Int, Real
+from app.learning.comparisons import Comparisons
+
+Step = TypeVar("Step", int, float)
+
+HELD_OUT_SHARE = 0.25
+"""Share of groups held out."""
+HELD_OUT_ITEMS = 0.35
+"""Share of a user's items held out: 12% of the comparisons validate, 42% fit."""
+WEIGHTS = (1.0, 0.6, 0.4, 0.25, 0.15)
+"""Effective weights tried, from independent comparisons downwards."""
+RANKS = (1, 2, 4, 8, 16)
+"""Ranks tried below min(d1, 16), beside that number itself and 0."""
+FIRST_RANK = 4
+"""Where the walk over ranks begins."""
+MAX_ADAPTER_SIZE = 96
+"""Largest k * d2 that `auto` tries."""
+MIN_HELD_OUT = 20
+"""With fewer held-out comparisons, nothing can be chosen."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    fit: NDArray[np.bool_]
+    """(n,)"""
+    validate: NDArray[np.bool_]
+    """(n,)"""
+
+    @property
+    def usable(self) -> bool:
+        return int(self.validate.sum()) >= MIN_HELD_OUT and int(self.fit.sum()) >= MIN_HELD_OUT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    rank: int
+    effective_weight: float
+    user_losses: Real
+    """(N,) summed held-out log-loss of each user, so that paired errors can be taken over users."""
+    count: int
+
+    @property
+    def log_loss(self) -> float:
+        return float(self.user_losses.sum()) / self.count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    rank: int
+    effective_weight: float
+    trials: tuple[Trial, ...]
+    reason: str
+
+
+def split_comparisons(comparisons: Comparisons, rng: np.random.Generator) -> Split:
+    """Hold out comparisons whose items their user's fitted comparisons do not contain."""
+    n = len(comparisons)
+    if n == 0 or comparisons.tabular:
+        held = rng.random(n) < HELD_OUT_SHARE
+        return Split(~held, held)
+    node = _user_item_nodes(comparisons)
+    term_comparison = np.repeat(np.arange(n), np.diff(comparisons.indptr))
+    component = _components(node, term_comparison, n)
+    if _largest_share(component, comparisons.user, comparisons.n_users) < 0.5:
+        held = (rng.random(int(component.max()) + 1) < HELD_OUT_SHARE)[component]
+        return Split(~held, held)
+    held_node = rng.random(int(node.max()) + 1) < HELD_OUT_ITEMS
+    held_terms = np.bincount(term_comparison, held_node[node], minlength=n)
+    return Split(held_terms == 0, held_terms == np.diff(comparisons.indptr))
+
+
+def _user_item_nodes(c: Comparisons) -> Int:
+    """(nnz,) a number for each pair of a user and an item in a context."""
+    user = np.repeat(c.user, np.diff(c.indptr))
+    key = (user * len(c.X) + c.rows) * len(c.Y) + c.cols
+    return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
+
+
+def _components(node: Int, term_comparison: Int, n: int) -> Int:
+    """(n,) which connected group of its user's item graph each comparison belongs to."""
+    graph = csr_array((np.ones(len(node)), (term_comparison, n + node)), shape=(n + int(node.max()) + 1,) * 2)
+    return np.asarray(connected_components(graph, directed=False)[1][:n], dtype=np.int64)
+
+
+def _largest_share(component: Int, user: Int, n_users: int) -> float:
+    """Share of a typical comparison's user's comparisons that hang together with it."""
+    sizes = np.bincount(component)[component]
+    return float(np.median(sizes / np.bincount(user, minlength=n_users)[user]))
+
+
+def choose(
+    run: Callable[[int, float], Trial],
+    *,
+    ranks: tuple[int, ...],
+    start: tuple[int, float],
+    weights: tuple[float, ...] = WEIGHTS,
+) -> Choice:
+    """Walk over effective weights at one rank, then over ranks at the best weight, then compare with rank 0.
+
+    A direction of the walk ends with the first trial that is no better. Rank 0 (the same model for everybody) is beaten
+    only by more than one standard error over users.
+    """
+    trials: dict[tuple[int, float], Trial] = {}
+
+    def loss(rank: int, weight: float) -> float:
+        if (rank, weight) not in trials:
+            trials[rank, weight] = run(rank, weight)
+        return trials[rank, weight].log_loss
+
+    positive = tuple(r for r in ranks if r > 0)
+    if not positive:
+        return Choice(0, 1.0, (), "rank 0 was asked for")
+    rank = min(positive, key=lambda r: abs(r - start[0]))
+    weight = _walk(weights, min(weights, key=lambda w: abs(w - start[1])), lambda w: loss(rank, w))
+    rank = _walk(positive, rank, lambda r: loss(r, weight))
+    if 0 not in ranks:
+        return Choice(
+            rank,
+            weight,
+            tuple(trials.values()),
+            "the rank was given; the effective weight is the best on held-out comparisons",
+        )
+    loss(0, 1.0)
+    best, nobody = trials[rank, weight], trials[0, 1.0]
+    gain, error = _paired_gain(nobody, best)
+    if gain <= error:
+        reason = f"held-out comparisons show no gain over one model for everybody ({gain:.4f} nats, standard error {error:.4f})"
+        return Choice(0, 1.0, tuple(trials.values()), reason)
+    reason = f"lowest log-loss on held-out comparisons, {gain:.4f} nats below one model for everybody (standard error {error:.4f})"
+    return Choice(rank, weight, tuple(trials.values()), reason)
+
+
+def _walk(steps: tuple[Step, ...], start: Step, loss: Callable[[Step], float]) -> Step:
+    begin = steps.index(start)
+    best = start
+    for direction in (steps[begin + 1 :], steps[:begin][::-1]):
+        for step in direction:
+            if loss(step) >= loss(best):
+                break
+            best = step
+    return best
+
+
+def _paired_gain(baseline: Trial, other: Trial) -> tuple[float, float]:
+    """Mean gain in nats a comparison, and its standard error with users as the sampling unit."""
+    difference = baseline.user_losses - other.user_losses
+    active = difference[(baseline.user_losses != 0) | (other.user_losses != 0)]
+    gain = float(difference.sum()) / baseline.count
+    spread = float(np.sqrt(len(active) * active.var())) if len(active) > 1 else abs(float(difference.sum()))
+    return gain, spread / baseline.count
+
+
+def rank_ladder(d1: int, d2: int, n_users: int) -> tuple[int, ...]:
+    """0 and the ranks that `auto` tries: no larger than the features, the users and the adapter's size allow."""
+    top = min(d1, 16, max(1, MAX_ADAPTER_SIZE // d2))
+    if n_users < 2:
+        return (0,)
+    return (0, *(r for r in RANKS if r < top), top)

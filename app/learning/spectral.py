@@ -1,0 +1,97 @@
+"""The spectral start, and the same statistic as a test of whether users differ at all.
+
+With F the pooled Fisher matrix over row features and G_i the whitened score matrix of user i at Theta_0,
+G_i = F^{-1/2} sum_j e_j DPhi_j, the U-statistic sum_i (G_i G_i^T - sum_j g_j g_j^T) has expectation zero when users do not
+differ, and its leading eigenvectors span the directions along which they do.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from app.learning.arrays import Int, Real, curvature, product, sigmoid, symmetric
+from app.learning.design import Design
+
+PERMUTATIONS = 20
+"""Relabelled data sets whose largest eigenvalue a direction must beat."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UserSpectrum:
+    """Eigenvalues and directions of the whitened U-statistic."""
+
+    eigenvalues: Real
+    """(d1,) descending."""
+    directions: Real
+    """(d1, d1) columns in raw coordinates, to be orthonormalised."""
+
+
+def user_spectrum(design: Design, scores: Real) -> UserSpectrum:
+    """The U-statistic's spectrum, from the residuals at these scores (n,)."""
+    residual, whitener = _residuals(design, scores), _whitener(design, scores)
+    U = whitener @ _between(design, residual, design.user, _own(design, residual)) @ whitener
+    eigenvalues, vectors = np.linalg.eigh(symmetric(U))
+    return UserSpectrum(eigenvalues[::-1], whitener @ vectors[:, ::-1])
+
+
+def spectral_start(design: Design, scores: Real, k: int) -> Real:
+    """(d1, k) orthonormal: the k leading directions along which users differ."""
+    leading = user_spectrum(design, scores).directions[:, :k]
+    return np.ascontiguousarray(np.linalg.qr(leading)[0])
+
+
+def rank_by_permutation(
+    design: Design, scores: Real, rng: np.random.Generator, *, permutations: int = PERMUTATIONS
+) -> int:
+    """How many eigenvalues exceed the largest one under permuted user labels; 0: users do not differ."""
+    residual, whitener = _residuals(design, scores), _whitener(design, scores)
+    own = _own(design, residual)
+
+    def spectrum(user: Int) -> Real:
+        return np.asarray(np.linalg.eigvalsh(symmetric(whitener @ _between(design, residual, user, own) @ whitener)))
+
+    threshold = max(float(spectrum(rng.permutation(design.user))[-1]) for _ in range(permutations))
+    return int((spectrum(design.user) > threshold).sum())
+
+
+def leftover_energy(design: Design, scores: Real, B: Real) -> float:
+    """An estimate of sum_i ||(I - B B^T) (Theta_i - fitted Theta_i)||_F^2: what rank k leaves out, in log-odds squared.
+
+    By moments: to first order a user's score at the fit is F_i times what the fit misses, so the U-statistic divided by the
+    squared information estimates its second moment, without the noise.
+    """
+    residual = _residuals(design, scores)
+    w = design.weight * curvature(scores)
+    share = np.bincount(design.user, w, minlength=design.n_users) / w.sum()
+    F = design.grams(w).sum(axis=0)
+    inverse = np.linalg.inv(F + 1e-3 * np.trace(F) / len(F) * np.eye(len(F)))
+    between = _between(design, residual, design.user, _own(design, residual))
+    outside = np.eye(len(F)) - B @ B.T
+    second_moment = outside @ inverse @ between @ inverse @ outside / float((share**2).sum())
+    return max(float(np.trace(second_moment)) * design.n_users, 0.0)
+
+
+def _residuals(design: Design, scores: Real) -> Real:
+    return design.weight * (design.label - sigmoid(scores))
+
+
+def _whitener(design: Design, scores: Real) -> Real:
+    F = design.grams(design.weight * curvature(scores)).sum(axis=0)
+    values, vectors = np.linalg.eigh(symmetric(F) + 1e-4 * np.trace(F) / len(F) * np.eye(len(F)))
+    return np.asarray((vectors / np.sqrt(values)) @ vectors.T)
+
+
+def _between(design: Design, residual: Real, user: Int, own: Real) -> Real:
+    """sum over users of (sum_j e_j DPhi_j)(...)^T less each comparison's own square, unwhitened."""
+    chooser = csr_array((residual, (user, np.arange(design.n))), shape=(design.n_users, design.n))
+    total = -own
+    for S in design.blocks:
+        G = product(chooser @ S, design.X)
+        total = total + G.T @ G
+    return total
+
+
+def _own(design: Design, residual: Real) -> Real:
+    """(d1, d1) the sum over j of e_j^2 DPhi_j DPhi_j^T."""
+    return np.asarray(design.grams(residual**2).sum(axis=0))
