@@ -55,19 +55,29 @@ class Database:
         await self.engine.dispose()
 
 
-def transaction(
-    deed: Callable[Concatenate[AsyncConnection, P], Awaitable[T]],
-) -> Callable[Concatenate[Database, P], Coroutine[Any, Any, T]]:
+Deed = Callable[Concatenate[AsyncConnection, P], Awaitable[T]]
+Act = Callable[Concatenate[Database, P], Coroutine[Any, Any, T]]
+
+
+def transaction(deed: Deed[P, T]) -> Act[P, T]:
     """Make a function of a connection into a whole transaction on a database.
 
     A deed that lost a race (a deadlock) has left nothing behind, and is done again.
     """
+    return _whole(deed, "READ COMMITTED")
 
+
+def look_up(deed: Deed[P, T]) -> Act[P, T]:
+    """The same for a deed of a single query, which is a transaction by itself: two round trips less."""
+    return _whole(deed, "AUTOCOMMIT")
+
+
+def _whole(deed: Deed[P, T], isolation: str) -> Act[P, T]:
     @functools.wraps(deed)
-    async def transact(db: Database, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def act(db: Database, /, *args: P.args, **kwargs: P.kwargs) -> T:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with db.begin() as connection:
+                async with db.begin(isolation=isolation) as connection:
                     return await deed(connection, *args, **kwargs)
             except (OperationalError, psycopg.OperationalError) as error:
                 if attempt == ATTEMPTS:
@@ -75,7 +85,7 @@ def transaction(
                     raise StoreUnavailableError(message) from error
         raise AssertionError
 
-    return transact
+    return act
 
 
 def driver_url(url: str) -> URL:

@@ -18,7 +18,7 @@ from app.domain import (
     NotFoundError,
     RefitPolicy,
 )
-from app.store.database import transaction
+from app.store.database import look_up, transaction
 from app.store.encoding import to_json
 from app.store.schema import environments, items, models, preferences, users
 
@@ -83,12 +83,12 @@ async def put_environment(connection: AsyncConnection, environment: Environment)
     return environment, False
 
 
-@transaction
+@look_up
 async def get_environment(connection: AsyncConnection, name: str) -> Environment:
     return await read_environment(connection, name)
 
 
-@transaction
+@look_up
 async def list_environments(connection: AsyncConnection) -> list[EnvironmentSummary]:
     """Every environment, by name."""
     n_users = (

@@ -14,7 +14,7 @@ from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import ApiKey, NotFoundError, Scope, UnauthenticatedError
-from app.store.database import Database, transaction
+from app.store.database import Database, look_up, transaction
 from app.store.schema import api_keys
 
 _PREFIX = "psk"
@@ -64,7 +64,7 @@ async def authenticate(db: Database, secret: str) -> ApiKey:
     return _api_key(row)
 
 
-@transaction
+@look_up
 async def list_keys(connection: AsyncConnection) -> list[ApiKey]:
     """Every key, revoked ones too, oldest first."""
     rows = await connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))
@@ -85,7 +85,7 @@ async def revoke_key(connection: AsyncConnection, key_id: str) -> ApiKey:
     return _api_key(row)
 
 
-@transaction
+@look_up
 async def _find_key(connection: AsyncConnection, key_id: str) -> Row[Any] | None:
     return (await connection.execute(select(api_keys).where(api_keys.c.id == key_id))).one_or_none()
 

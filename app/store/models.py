@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import CorruptModelError, ModelStatus, ModelVersion, NotFoundError, StoredModel
-from app.store.database import driver_connection, transaction
+from app.store.database import driver_connection, look_up, transaction
 from app.store.encoding import digest, pack_arrays, portable, to_json, unpack_arrays
 from app.store.environments import environment_key, lock_environment
 from app.store.refits import claim_publication
@@ -157,7 +157,7 @@ async def load_model(connection: AsyncConnection, name: str, version: int) -> St
     return StoredModel(version=found, arrays=arrays)
 
 
-@transaction
+@look_up
 async def stored_adapter(connection: AsyncConnection, name: str, version: int, user: str) -> StoredAdapter | None:
     """The user's adapter as the refit estimated it, None where that version has none (any more)."""
     a, u = adapters.c, users.c

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import NotFoundError, Refit, RefitPhase, RefitState, RefitStateError
-from app.store.database import transaction
+from app.store.database import look_up, transaction
 from app.store.encoding import to_json
 from app.store.environments import environment_key, lock_environment
 from app.store.queue import enqueue_refit
@@ -63,7 +63,7 @@ async def request_refit(connection: AsyncConnection, name: str, reason: str = "r
             return await _read(connection, waiting), True
 
 
-@transaction
+@look_up
 async def get_refit(connection: AsyncConnection, refit_id: UUID) -> Refit:
     return await _read(connection, refit_id)
 
@@ -190,7 +190,7 @@ _DUE = text(
 )
 
 
-@transaction
+@look_up
 async def due_environments(connection: AsyncConnection, now: datetime) -> list[str]:
     """Environments whose refit policy asks for a refit now, and that have none under way."""
     return list(await connection.scalars(_DUE, {"now": now}))

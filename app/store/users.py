@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, TextClause, and_, delete, select, text, update
+from sqlalchemy import Row, TextClause, delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import NotFoundError
-from app.store.database import transaction
+from app.store.database import look_up, transaction
 from app.store.encoding import bytes_to_floats, bytes_to_steps
 from app.store.environments import environment_key, lock_environment
 from app.store.schema import environments, preferences, users
@@ -39,35 +39,30 @@ class ServingState:
     """0 for a user nobody has heard of."""
 
 
-@transaction
+_SERVING_STATE = text(
+    """
+    SELECT e.id, e.revision, e.catalog_revision, e.published_version, e.preference_count, u.id, u.feedback_count
+    FROM environments e LEFT JOIN users u ON u.environment_id = e.id AND u.user_id = :user
+    WHERE e.name = :name
+    """
+)
+
+
+@look_up
 async def serving_state(connection: AsyncConnection, name: str, user: str) -> ServingState:
     """One look-up by two unique keys."""
-    e, u = environments.c, users.c
-    row = (
-        await connection.execute(
-            select(
-                e.id,
-                e.revision,
-                e.catalog_revision,
-                e.published_version,
-                e.preference_count,
-                u.id.label("user_key"),
-                u.feedback_count,
-            )
-            .select_from(environments.outerjoin(users, and_(u.environment_id == e.id, u.user_id == user)))
-            .where(e.name == name)
-        )
-    ).one_or_none()
+    row = (await connection.execute(_SERVING_STATE, {"name": name, "user": user})).one_or_none()
     if row is None:
         raise NotFoundError(f"There is no environment {name!r}.")
+    environment_id, revision, catalog_revision, published_version, preference_count, user_key, feedback_count = row
     return ServingState(
-        environment_id=row[0],
-        revision=row.revision,
-        catalog_revision=row.catalog_revision,
-        published_version=row.published_version,
-        preference_count=row.preference_count,
-        user_key=row.user_key,
-        feedback_count=row.feedback_count or 0,
+        environment_id=environment_id,
+        revision=revision,
+        catalog_revision=catalog_revision,
+        published_version=published_version,
+        preference_count=preference_count,
+        user_key=user_key,
+        feedback_count=feedback_count or 0,
     )
 
 
