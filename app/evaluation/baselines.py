@@ -10,7 +10,7 @@ purpose: a baseline that shares the core's mistakes would hide them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class DifferenceMap:
         if data.context is None:
             return x
         y = self.Y[data.context]
-        return (x[:, :, None] * y[:, None, :]).reshape(len(x), -1)
+        return (x[:, :, None] * y[:, None, :]).reshape(len(x), x.shape[1] * y.shape[1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,9 +71,9 @@ class GlobalModel:
     def predict(self, data: Dataset) -> Real:
         return probability(self.log_odds(data))
 
-    def predict_after(self, adapt: Dataset, test: Dataset) -> Real:
-        """What one new user prefers after the comparisons `adapt`; here they change nothing."""
-        del adapt
+    def predict_after(self, adapt: Dataset, test: Dataset, *, n_users: int) -> Real:
+        """What new users prefer after the comparisons `adapt`; here they change nothing."""
+        del adapt, n_users
         return self.predict(test)
 
 
@@ -106,9 +106,9 @@ class PerUserModel:
         own = np.einsum("nd,nd->n", self.base.differences(data), self.offsets[data.user])
         return probability(self.base.log_odds(data) + own)
 
-    def predict_after(self, adapt: Dataset, test: Dataset) -> Real:
-        (offset,) = _offset_path(self.base.differences(adapt), self.base.log_odds(adapt), [self.strength])
-        return probability(self.base.log_odds(test) + self.base.differences(test) @ offset)
+    def predict_after(self, adapt: Dataset, test: Dataset, *, n_users: int) -> Real:
+        offsets = _offset_paths(self.base, adapt, n_users, [self.strength])[:, 0]
+        return replace(self, offsets=offsets).predict(test)
 
 
 def fit_per_user(learn: Dataset, *, n_users: int, seed: int) -> PerUserModel:

@@ -84,9 +84,6 @@ class Dataset:
             time=None if self.time is None else self.time[rows],
         )
 
-    def first(self, size: int) -> "Dataset":
-        return self.take(np.arange(min(size, len(self))))
-
     def part(self, part: Part) -> "Dataset":
         return self.take(np.flatnonzero(self.split == part))
 

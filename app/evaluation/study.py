@@ -15,7 +15,7 @@ import numpy as np
 from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_per_user
 from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, Int, Part, Real
 from app.evaluation.report import MethodReport, Score, StudyReport, Versus, score, versus
-from app.learning import Adapter, FitProgress, Model, fit, fold_in
+from app.learning import FitProgress, Model, fit, fold_in_users
 
 METHODS = ("global", "per_user", "mle", "evidence")
 
@@ -34,8 +34,8 @@ class Fitted(Protocol):
         """(n,) for seen users."""
         ...
 
-    def predict_after(self, adapt: Dataset, test: Dataset) -> Real:
-        """(n,) for one unseen user after the comparisons `adapt`."""
+    def predict_after(self, adapt: Dataset, test: Dataset, *, n_users: int) -> Real:
+        """(n,) for n_users unseen users, each after their own of the comparisons `adapt`."""
         ...
 
 
@@ -53,9 +53,32 @@ class SharedModel:
     def predict(self, data: Dataset) -> Real:
         return self.model.predict(data.comparisons(self.n_users))
 
-    def predict_after(self, adapt: Dataset, test: Dataset) -> Real:
-        adapter: Adapter = fold_in(self.model, adapt.comparisons(1)) if len(adapt) else self.model.population()
-        return self.model.predict(test.comparisons(1), adapters=[adapter])
+    def predict_after(self, adapt: Dataset, test: Dataset, *, n_users: int) -> Real:
+        adapters = fold_in_users(self.model, adapt.comparisons(n_users))
+        return self.model.predict(test.comparisons(n_users), adapters)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Newcomers:
+    """The unseen users who can be tested, numbered from 0."""
+
+    adapt: Dataset
+    test: Dataset
+    n_users: int
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Newcomers":
+        test = dataset.part(Part.UNSEEN_TEST)
+        users = np.unique(test.user)
+        return cls(dataset.part(Part.ADAPT).renumbered(users), test.renumbered(users), len(users))
+
+    def first(self, size: int) -> Dataset:
+        """The first `size` comparisons of each user to adapt with, in their order."""
+        user = self.adapt.user
+        order = np.argsort(user, kind="stable")
+        place = np.empty(len(user), dtype=np.int64)
+        place[order] = np.arange(len(user)) - np.searchsorted(user[order], user[order])
+        return self.adapt.take(np.flatnonzero(place < size))
 
 
 def evaluate_dataset(
@@ -75,7 +98,7 @@ def evaluate_dataset(
     seen = np.unique(dataset.user[np.isin(dataset.split, [Part.LEARN, Part.TEST])])
     learn = dataset.part(Part.LEARN).renumbered(seen)
     test = dataset.part(Part.TEST).renumbered(seen)
-    newcomers = _newcomers(dataset)
+    newcomers = Newcomers.of(dataset)
     probabilities: dict[str, Real] = {}
     reports = []
     for method in methods:
@@ -103,29 +126,16 @@ def evaluate_dataset(
     )
 
 
-def few_shot_scores(
-    fitted: Fitted, newcomers: Mapping[int, tuple[Dataset, Dataset]], *, progress: Callable[[float], None]
-) -> dict[int, Score]:
+def few_shot_scores(fitted: Fitted, newcomers: Newcomers, *, progress: Callable[[float], None]) -> dict[int, Score]:
     """Score the unseen users' tests after the first q of each one's own comparisons; empty if nobody is unseen."""
-    if not newcomers:
+    if not len(newcomers.test):
         return {}
-    user = np.repeat(list(newcomers), [len(test) for _, test in newcomers.values()])
     scores = {}
     for number, size in enumerate(FEW_SHOT_SIZES, start=1):
-        parts = [fitted.predict_after(adapt.first(size), test) for adapt, test in newcomers.values()]
-        scores[size] = score(np.concatenate(parts), user)
+        prob = fitted.predict_after(newcomers.first(size), newcomers.test, n_users=newcomers.n_users)
+        scores[size] = score(prob, newcomers.test.user)
         progress(number / len(FEW_SHOT_SIZES))
     return scores
-
-
-def _newcomers(dataset: Dataset) -> dict[int, tuple[Dataset, Dataset]]:
-    """Each unseen user's comparisons to adapt with and to test on, as user 0 of their own."""
-
-    def alone(data: Dataset, user: int) -> Dataset:
-        return data.renumbered(np.asarray([user], dtype=np.int64))
-
-    adapt, test = dataset.part(Part.ADAPT), dataset.part(Part.UNSEEN_TEST)
-    return {int(user): (alone(adapt, user), alone(test, user)) for user in np.unique(test.user)}
 
 
 def _fit(method: str, learn: Dataset, *, n_users: int, rank: Rank, seed: int, progress: StudyProgress) -> Fitted:
@@ -150,7 +160,8 @@ def _details(fitted: Fitted) -> dict[str, Any]:
     match fitted:
         case SharedModel(model=model):
             ending = {"converged": model.converged, "passes": model.passes, "reason": model.reason}
-            return {**ending, "diagnostics": model.diagnostics.as_dict()}
+            diagnostics = {} if model.diagnostics is None else model.diagnostics.as_dict()
+            return {**ending, "diagnostics": diagnostics}
         case GlobalModel(strength=strength) | PerUserModel(strength=strength):
             return {"ridge": strength}
         case _:

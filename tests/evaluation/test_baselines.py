@@ -50,16 +50,16 @@ def test_per_user_falls_back_to_global_where_people_do_not_differ(tmp_path: Path
 def test_a_new_user_without_comparisons_is_the_global_model(tmp_path: Path) -> None:
     learn, test = learnt_and_tested(write_reference_folder(tmp_path))
     model = fit_per_user(learn, n_users=18, seed=0)
-    nothing = learn.first(0)
-    np.testing.assert_allclose(model.predict_after(nothing, test), model.base.predict(test))
+    nothing = learn.take(np.arange(0))
+    np.testing.assert_allclose(model.predict_after(nothing, test, n_users=18), model.base.predict(test))
 
 
 def test_a_user_is_served_the_same_fitted_or_met_later(tmp_path: Path) -> None:
     learn, test = learnt_and_tested(write_reference_folder(tmp_path, n_contexts=4))
     model = fit_per_user(learn, n_users=18, seed=0)
-    own = learn.take(np.flatnonzero(learn.user == 5))
-    tested = test.take(np.flatnonzero(test.user == 5))
-    np.testing.assert_allclose(model.predict_after(own, tested), model.predict(tested), atol=1e-6)
+    user = np.array([5])
+    met = model.predict_after(learn.renumbered(user), test.renumbered(user), n_users=1)
+    np.testing.assert_allclose(met, model.predict(test.take(np.flatnonzero(test.user == 5))), atol=1e-6)
 
 
 def test_differences_with_contexts_hold_main_effects_and_interactions(tmp_path: Path) -> None:

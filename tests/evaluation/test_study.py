@@ -1,13 +1,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from app.evaluation import FEW_SHOT_SIZES, METHODS, Dataset, Part, StudyReport, evaluate_dataset, read_dataset
 from app.evaluation.dataset import Real
-from app.evaluation.study import few_shot_scores
+from app.evaluation.study import Newcomers, SharedModel, few_shot_scores
+from app.learning import fit, fold_in
 from tests.support.datasets import write_readable_folder, write_reference_folder
 
 
@@ -95,26 +95,37 @@ class Recorder:
     """A method that only notes what it was shown."""
 
     rank: int = 0
-    shown: list[Any] = field(default_factory=list)
+    shown: list[Dataset] = field(default_factory=list)
 
     def predict(self, data: Dataset) -> Real:
         return np.full(len(data), 0.5)
 
-    def predict_after(self, adapt: Dataset, test: Dataset) -> Real:
-        self.shown.append((adapt.chosen.tolist(), adapt.rejected.tolist(), set(adapt.user.tolist()), len(test)))
+    def predict_after(self, adapt: Dataset, test: Dataset, *, n_users: int) -> Real:
+        assert n_users == 6
+        self.shown.append(adapt)
         return self.predict(test)
 
 
 def test_few_shot_shows_each_new_user_the_first_comparisons_in_order(tmp_path: Path) -> None:
-    dataset = read_dataset(write_reference_folder(tmp_path, n_users=4, per_user=60))
-    (newcomer,) = np.unique(dataset.user[dataset.split == Part.ADAPT])
-    adapt = dataset.part(Part.ADAPT).renumbered(np.array([newcomer]))
-    test = dataset.part(Part.UNSEEN_TEST).renumbered(np.array([newcomer]))
+    dataset = read_dataset(write_reference_folder(tmp_path, per_user=60))
+    mixed = dataset.take(np.random.default_rng(0).permutation(len(dataset)))
     method = Recorder()
-    few_shot_scores(method, {3: (adapt, test)}, progress=lambda _done: None)
-    own = np.flatnonzero((dataset.user == newcomer) & (dataset.split == Part.ADAPT))
-    for size, (chosen, rejected, users, n_test) in zip(FEW_SHOT_SIZES, method.shown, strict=True):
-        assert chosen == dataset.chosen[own[:size]].tolist()
-        assert rejected == dataset.rejected[own[:size]].tolist()
-        assert users <= {0}
-        assert n_test == 20
+    scores = few_shot_scores(method, Newcomers.of(mixed), progress=lambda _done: None)
+    assert {score.n for score in scores.values()} == {6 * 20}
+    for size, shown in zip(FEW_SHOT_SIZES, method.shown, strict=True):
+        for index, user in enumerate(np.unique(mixed.user[mixed.split == Part.ADAPT])):
+            own = np.flatnonzero((mixed.user == user) & (mixed.split == Part.ADAPT))[:size]
+            np.testing.assert_array_equal(shown.chosen[shown.user == index], mixed.chosen[own])
+            np.testing.assert_array_equal(shown.rejected[shown.user == index], mixed.rejected[own])
+
+
+def test_meeting_many_new_users_at_once_is_meeting_each_alone(tmp_path: Path) -> None:
+    dataset = read_dataset(write_reference_folder(tmp_path))
+    comparisons = dataset.part(Part.LEARN).comparisons(24)
+    method = SharedModel(model=fit(comparisons, rank=1, rng=np.random.default_rng(0)), n_users=24)
+    newcomers = Newcomers.of(dataset)
+    together = method.predict_after(newcomers.first(8), newcomers.test, n_users=6)
+    for user in range(6):
+        adapter = fold_in(method.model, newcomers.first(8).renumbered(np.array([user])).comparisons(1))
+        alone = method.model.predict(newcomers.test.renumbered(np.array([user])).comparisons(1), [adapter])
+        np.testing.assert_allclose(together[newcomers.test.user == user], alone, atol=1e-6)
