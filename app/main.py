@@ -1,6 +1,6 @@
 """Builds the web application: the only place where its parts are wired together."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -96,19 +96,15 @@ async def _database_url(settings: Settings, stack: AsyncExitStack) -> str:
         return settings.database_url.get_secret_value()
     server = EmbeddedPostgres(settings.data_dir)
     url = await anyio.to_thread.run_sync(server.acquire)
-    stack.push_async_callback(_in_thread(server.release))
+    stack.push_async_callback(anyio.to_thread.run_sync, server.release)
     return url
-
-
-def _in_thread(deed: Callable[[], None]) -> Callable[[], object]:
-    return partial(anyio.to_thread.run_sync, deed)
 
 
 def _check_safe(settings: Settings) -> None:
     if settings.auth == "off" and settings.host not in LOOPBACK:
         raise UnsafeSettingsError(
-            f"PSHARELORA_AUTH=off answers everybody as an administrator, so it is refused on {settings.host}: listen on "
-            "127.0.0.1, or leave authentication on."
+            f"PSHARELORA_AUTH=off answers everybody as an administrator, so it is refused on {settings.host}: listen "
+            "on 127.0.0.1, or leave authentication on."
         )
     key = _revealed(settings.admin_key)
     if key is not None and len(key) < SHORTEST_ADMIN_KEY:

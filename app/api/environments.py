@@ -108,7 +108,7 @@ async def put(
     response: Response,
 ) -> EnvironmentAnswer:
     defined = await _defined(environment, definition, services)
-    _, created = await put_environment(services.db, defined)
+    created = (await put_environment(services.db, defined))[1]
     response.status_code = 201 if created else 200
     return _answer(await _summary(services, environment))
 
@@ -134,9 +134,8 @@ async def get(environment: EnvironmentName, services: UsedServices, _: Reader) -
 )
 async def list_all(services: UsedServices, key: Reader) -> EnvironmentList:
     summaries = await list_environments(services.db)
-    return EnvironmentList(
-        environments=[_overview(summary) for summary in summaries if can_see(key, summary.environment.name)]
-    )
+    seen = [summary for summary in summaries if can_see(key, summary.environment.name)]
+    return EnvironmentList(environments=[_overview(summary) for summary in seen])
 
 
 @router.delete(

@@ -12,15 +12,16 @@ DESCRIPTION = """\
 Learns every user's own reward function from pairwise preferences, and serves it.
 
 Rewards are log-odds: an option with reward 1 is chosen 73% of the time over one with reward 0. Preferences fix \
-rewards only up to a constant, so each reward is a difference from the environment's reference (a catalogue's mean item; the \
-expectation under an MDP's reference policy): 0 means no better than the reference. The scale is pinned within a model \
-version; compare rewards of the same `model_version` only.
+rewards only up to a constant, so each reward is a difference from the environment's reference (a catalogue's \
+mean item; the expectation under an MDP's reference policy): 0 means no better than the reference. The scale is \
+pinned within a model version; compare rewards of the same `model_version` only.
 
-`stderr`, `lower` and `upper` say how sure the service is of a reward for this very user; `feedback_seen` is how many \
-of the user's own preferences an answer rests on. A user nobody has heard of is served the population's answer.
+`stderr`, `lower` and `upper` say how sure the service is of a reward for this very user; `feedback_seen` is how \
+many of the user's own preferences an answer rests on. A user nobody has heard of is served the population's \
+answer.
 
-Errors are RFC 9457 problem documents; `/problems` lists them. Every answer has an `X-Request-ID`: yours, if you sent \
-one.
+Errors are RFC 9457 problem documents; `/problems` lists them. Every answer has an `X-Request-ID`: yours, if you \
+sent one.
 """
 
 TAGS = [

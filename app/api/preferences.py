@@ -12,7 +12,7 @@ from app.api.conversion import reader_for
 from app.api.environments import EnvironmentName, example
 from app.api.imports import Import
 from app.api.problems import problems
-from app.api.schemas.preferences import ImportAnswer, PreferenceBatch, PreferencesBody, RecordedAnswer
+from app.api.schemas.preferences import ImportAnswer, PreferenceBatch, PreferenceBody, PreferencesBody, RecordedAnswer
 from app.api.services import UsedServices
 from app.domain import DomainError
 from app.store import get_environment, record_preferences
@@ -69,7 +69,7 @@ async def record(
     _: Feeder,
 ) -> RecordedAnswer:
     many = isinstance(body, PreferenceBatch)
-    bodies: Sequence[Any] = body.preferences if many else [body]
+    bodies: Sequence[PreferenceBody] = body.preferences if isinstance(body, PreferenceBatch) else [body]
     reader = await reader_for(await get_environment(services.db, environment), bodies, services.encoder_for)
     try:
         batch = [reader.preference(one, f"/preferences/{index}") for index, one in enumerate(bodies)]
