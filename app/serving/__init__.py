@@ -1,0 +1,33 @@
+"""The published model in memory: scoring, ranking, policies and questions, always with a user's newest feedback."""
+
+from app.serving.answers import (
+    ActionAnswer,
+    By,
+    PolicyAnswer,
+    QueriesAnswer,
+    Query,
+    RankAnswer,
+    RankedOption,
+    RewardAnswer,
+    RewardsAnswer,
+    UserSummary,
+)
+from app.serving.reference import Reference, reference_of, reference_to_arrays
+from app.serving.runtime import ServingRuntime
+
+__all__ = [
+    "ActionAnswer",
+    "By",
+    "PolicyAnswer",
+    "QueriesAnswer",
+    "Query",
+    "RankAnswer",
+    "RankedOption",
+    "Reference",
+    "RewardAnswer",
+    "RewardsAnswer",
+    "ServingRuntime",
+    "UserSummary",
+    "reference_of",
+    "reference_to_arrays",
+]

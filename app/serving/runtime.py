@@ -1,0 +1,311 @@
+"""Answers for users: the published model in memory, and every user's newest feedback.
+
+A request first reads, by one query, which version is published and how much feedback the user has given; all that is
+kept in memory is keyed by these, so an answer never rests on anything older than the request.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from app.domain import (
+    CatalogEnvironment,
+    Context,
+    InvalidInputError,
+    MdpEnvironment,
+    ModelNotReadyError,
+    Option,
+)
+from app.domain.arrays import ItemTable, PreferenceTable, comparisons
+from app.learning import Adapter, fold_in
+from app.serving.answers import (
+    ActionAnswer,
+    By,
+    Plan,
+    PolicyAnswer,
+    QueriesAnswer,
+    RankAnswer,
+    RewardsAnswer,
+    UserSummary,
+)
+from app.serving.memo import Memo
+from app.serving.planning import (
+    action_answer,
+    check_confidence,
+    check_step,
+    plan,
+    plan_bytes,
+    policy_answer,
+    state_index,
+    visits,
+)
+from app.serving.questions import item_queries, trajectory_queries
+from app.serving.scoring import belief_about, belief_about_items, context_features, item_ids, ranking_of, reward_answers
+from app.serving.snapshot import Catalogue, FoldedUser, Ground, Snapshot
+from app.store import (
+    Database,
+    ServingState,
+    all_items,
+    export_user,
+    get_environment,
+    load_model,
+    serving_state,
+    stored_adapter,
+    user_comparisons,
+)
+
+T = TypeVar("T")
+
+SNAPSHOT_BYTES = 1 << 30
+"""Published models kept in memory, of as many environments as fit."""
+
+CATALOGUE_BYTES = 1 << 30
+ADAPTER_BYTES = 128 << 20
+"""Some ten thousand users' adapters with 40 parameters each."""
+
+PLAN_BYTES = 256 << 20
+
+
+class ServingRuntime:
+    """One per process; made and used in one event loop, closed by who made it.
+
+    Parameters
+    ----------
+    compute_threads
+        Threads for scoring, fold-ins and planning.
+    plan_seconds
+        Time that a robust policy may take; then the best certified policy so far is the answer.
+    plan_tolerance
+        Relative gap at which a robust policy counts as solved.
+    """
+
+    def __init__(
+        self, db: Database, *, compute_threads: int = 2, plan_seconds: float = 2.0, plan_tolerance: float = 1e-4
+    ) -> None:
+        self._db = db
+        self._plan_seconds = plan_seconds
+        self._plan_tolerance = plan_tolerance
+        self._threads = ThreadPoolExecutor(compute_threads, thread_name_prefix="serving")
+        self._snapshots = Memo[tuple[int, int, int], Snapshot](SNAPSHOT_BYTES, size=lambda one: one.size)
+        self._catalogues = Memo[tuple[int, int], Catalogue](CATALOGUE_BYTES, size=lambda one: one.size)
+        self._users = Memo[tuple[int, int, int, int], FoldedUser](ADAPTER_BYTES, size=_user_bytes)
+        self._plans = Memo[tuple[object, ...], Plan](PLAN_BYTES, size=plan_bytes)
+
+    async def aclose(self) -> None:
+        """Wait for what is being computed, and forget everything."""
+        for memo in (self._plans, self._users, self._catalogues, self._snapshots):
+            await memo.close()
+        self._threads.shutdown()
+
+    async def rewards(
+        self, env: str, user: str, options: Sequence[Option], context: Context | None = None
+    ) -> RewardsAnswer:
+        """What each option is worth to the user.
+
+        Raises
+        ------
+        ModelNotReadyError
+            No model has been published yet.
+        InvalidInputError
+            An option or context that this environment cannot have.
+        """
+        ground = await self._ground(env, user)
+        belief = await self._compute(lambda: belief_about(ground, options, context))
+        return RewardsAnswer(**ground.grounds, rewards=reward_answers(belief, ground.environment.confidence))
+
+    async def rank(
+        self,
+        env: str,
+        user: str,
+        options: Sequence[Option] | None = None,
+        context: Context | None = None,
+        *,
+        top_n: int | None = None,
+        by: By = "mean",
+    ) -> RankAnswer:
+        """The options, or the whole catalogue, best first."""
+        ground = await self._ground(env, user)
+        if options is None:
+            if not ground.catalogue.ids:
+                raise InvalidInputError(
+                    f"options: environment {env!r} has no items of its own, so there is nothing to rank without them.",
+                    pointer="/options",
+                )
+            items = ground.catalogue.features
+            belief = await self._compute(lambda: belief_about_items(ground, items, context))
+            ids: Sequence[str | None] = ground.catalogue.ids
+        else:
+            belief = await self._compute(lambda: belief_about(ground, options, context))
+            ids = item_ids(options)
+        ranking = ranking_of(
+            belief, ground.environment.confidence, by=by, top_n=top_n, ids=ids, given=options is not None
+        )
+        return RankAnswer(**ground.grounds, by=by, ranking=ranking)
+
+    async def policy(
+        self, env: str, user: str, *, confidence: float | None = None, context: Context | None = None
+    ) -> PolicyAnswer:
+        """The whole robust policy; `confidence` 0 plans for the estimate alone, None takes the environment's."""
+        ground = await self._ground(env, user)
+        return policy_answer(ground, await self._plan(ground, confidence, context))
+
+    async def actions(
+        self,
+        env: str,
+        user: str,
+        state: int | str | None = None,
+        step: int = 0,
+        *,
+        confidence: float | None = None,
+        context: Context | None = None,
+        seed: int | None = None,
+    ) -> ActionAnswer:
+        """What to do in a state, by name or index, at a step; or what to choose from a catalogue."""
+        ground = await self._ground(env, user)
+        index, at = state_index(ground, state), check_step(ground, step)
+        made = await self._plan(ground, confidence, context)
+        from_state = not visits(made, index, at)
+        if from_state:
+            made = await self._plan(ground, confidence, context, start=(index, at))
+        return action_answer(ground, made, index, at, from_state=from_state, seed=seed)
+
+    async def queries(self, env: str, user: str, n: int = 1, *, context: Context | None = None) -> QueriesAnswer:
+        """At most n pairs to ask the user next, none of which they have answered."""
+        ground = await self._ground(env, user)
+        said = await export_user(self._db, env, user) if ground.user.feedback_seen else []
+        if isinstance(ground.environment, MdpEnvironment):
+            made = await self._plan(ground, None, context)
+            queries = await self._compute(lambda: trajectory_queries(ground, n, said, made))
+        else:
+            queries = await self._compute(lambda: item_queries(ground, n, said, context))
+        return QueriesAnswer(**ground.grounds, queries=queries)
+
+    async def user_summary(self, env: str, user: str) -> UserSummary | None:
+        """How the user's adapter was estimated; None before the first model."""
+        try:
+            ground = await self._ground(env, user)
+        except ModelNotReadyError:
+            return None
+        adapter = ground.adapter
+        return UserSummary(
+            **ground.grounds, rank=ground.model.rank, converged=adapter.converged, iterations=adapter.iterations
+        )
+
+    async def _ground(self, env: str, user: str) -> Ground:
+        state = await serving_state(self._db, env, user)
+        if state.published_version is None:
+            raise ModelNotReadyError(_not_ready(env, state.preference_count))
+        version = state.published_version
+        key = (state.environment_id, state.revision, version)
+        snapshot = await self._snapshots.get(key, lambda: self._load_snapshot(env, state, version))
+        catalogue = await self._catalogue(env, state, snapshot)
+        folded = await self._fold_in(env, user, state, snapshot)
+        return Ground(
+            environment_id=state.environment_id,
+            user_key=state.user_key if state.feedback_count else None,
+            revisions=(state.revision, state.catalog_revision),
+            snapshot=snapshot,
+            catalogue=catalogue,
+            user=folded,
+        )
+
+    async def _load_snapshot(self, env: str, state: ServingState, version: int) -> Snapshot:
+        environment = await get_environment(self._db, env)
+        stored = await load_model(self._db, env, version)
+        snapshot = await self._compute(lambda: Snapshot.of(environment, stored))
+        here = state.environment_id
+        self._snapshots.drop(lambda key: key[0] == here and key[1:] != (state.revision, version))
+        self._users.drop(lambda key: key[0] == here and key[1] != version)
+        self._plans.drop(lambda key: key[0] == here)
+        return snapshot
+
+    async def _catalogue(self, env: str, state: ServingState, snapshot: Snapshot) -> Catalogue:
+        if not isinstance(snapshot.environment, CatalogEnvironment):
+            return NO_CATALOGUE
+        key = (state.environment_id, state.catalog_revision)
+        return await self._catalogues.get(key, lambda: self._load_catalogue(env, state))
+
+    async def _load_catalogue(self, env: str, state: ServingState) -> Catalogue:
+        table = await all_items(self._db, env)
+        catalogue = await self._compute(lambda: Catalogue.of(table))
+        here = state.environment_id
+        self._catalogues.drop(lambda key: key[0] == here and key[1] != state.catalog_revision)
+        return catalogue
+
+    async def _fold_in(self, env: str, user: str, state: ServingState, snapshot: Snapshot) -> FoldedUser:
+        if state.user_key is None or state.feedback_count == 0:
+            return FoldedUser(snapshot.model.population(), 0)
+        key = (state.environment_id, snapshot.version, state.user_key, state.feedback_count)
+        return await self._users.get(key, lambda: self._estimate(env, user, state.feedback_count, snapshot))
+
+    async def _estimate(self, env: str, user: str, feedback_count: int, snapshot: Snapshot) -> FoldedUser:
+        """The refit's own adapter where the user has said nothing since, else the solve over all that they said."""
+        stored = await stored_adapter(self._db, env, snapshot.version, user)
+        if stored is not None and stored.feedback_count == feedback_count:
+            return FoldedUser(Adapter.from_arrays(stored.arrays), feedback_count)
+        said = await user_comparisons(self._db, env, user)
+        return await self._compute(lambda: FoldedUser(fold_in_user(snapshot, said), len(said)))
+
+    async def _plan(
+        self, ground: Ground, confidence: float | None, context: Context | None, *, start: tuple[int, int] | None = None
+    ) -> Plan:
+        level = check_confidence(ground.environment.confidence if confidence is None else confidence)
+        context_features(ground.environment, context)
+        key = (
+            ground.environment_id,
+            ground.revisions,
+            ground.snapshot.version,
+            ground.user_key,
+            ground.user.feedback_seen,
+            level,
+            None if context is None else _digest(context),
+            start,
+        )
+
+        def make() -> Plan:
+            return plan(
+                ground,
+                confidence=level,
+                context=context,
+                tolerance=self._plan_tolerance,
+                seconds=self._plan_seconds,
+                start=start,
+            )
+
+        return await self._plans.get(key, lambda: self._compute(make))
+
+    async def _compute(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+NO_CATALOGUE = Catalogue.of(ItemTable((), np.zeros((0, 0), dtype=np.float32)))
+
+
+def fold_in_user(snapshot: Snapshot, said: PreferenceTable) -> Adapter:
+    """The user's adapter at the published subspace; a preference without a context was made in the average one."""
+    features = snapshot.model.features
+    absent = features.context_centre if features.has_contexts else None
+    return fold_in(snapshot.model, comparisons(said, snapshot.environment, absent_context=absent))
+
+
+def _user_bytes(folded: FoldedUser) -> int:
+    """A few hundred bytes of objects beside the arrays."""
+    return folded.adapter.mean.nbytes + folded.adapter.covariance.nbytes + 500
+
+
+def _digest(context: Context) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(context.features).tobytes(), digest_size=16).digest()
+
+
+def _not_ready(env: str, preference_count: int) -> str:
+    stored = {0: "no preferences are", 1: "1 preference is"}.get(
+        preference_count, f"{preference_count} preferences are"
+    )
+    return (
+        f"Environment {env!r} has no published model yet; {stored} stored. Record preferences, then "
+        f"POST /v1/admin/environments/{env}/retrain, or wait for the worker's schedule."
+    )

@@ -1,0 +1,172 @@
+"""Rewards of options for one user, as differences from the reference."""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import (
+    CatalogEnvironment,
+    Context,
+    Environment,
+    FeaturesOption,
+    InvalidInputError,
+    ItemOption,
+    MdpEnvironment,
+    Option,
+    TextOption,
+    TrajectoryOption,
+)
+from app.learning import Adapter, Model, RewardBelief
+from app.serving.answers import By, RankedOption, RewardAnswer
+from app.serving.reference import ReferenceItem, ReferencePolicy
+from app.serving.snapshot import Catalogue, Ground
+
+Real = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+
+def belief_about(ground: Ground, options: Sequence[Option], context: Context | None) -> RewardBelief:
+    """What is believed about the rewards of these options.
+
+    Raises
+    ------
+    InvalidInputError
+        An option or context that this environment cannot have; the pointer says which.
+    """
+    if isinstance(ground.environment, MdpEnvironment):
+        context_features(ground.environment, context)
+        return belief_about_trajectories(ground, *_trajectories(ground.environment, options))
+    return belief_about_items(ground, _features(ground.environment, ground.catalogue, options), context)
+
+
+def belief_about_items(ground: Ground, items: Real, context: Context | None) -> RewardBelief:
+    """Of items (m, d1), in a context."""
+    raw = context_features(ground.environment, context)
+    reference = ground.snapshot.reference
+    assert isinstance(reference, ReferenceItem)
+    model, adapter = ground.model, ground.adapter
+    zero = model.rewards(adapter, reference.features[None, :], raw)
+    return model.rewards(adapter, items, raw).minus_belief(zero)
+
+
+def belief_about_trajectories(ground: Ground, states: Int, actions: Int) -> RewardBelief:
+    """Of trajectories with states and actions (m, H): the sum over their steps."""
+    reference = ground.snapshot.reference
+    assert isinstance(reference, ReferencePolicy)
+    return trajectory_belief(ground.model, ground.adapter, reference.visits, states, actions)
+
+
+def trajectory_belief(
+    model: Model, adapter: Adapter, reference_visits: Real, states: Int, actions: Int
+) -> RewardBelief:
+    table = model.reward_table(adapter)
+    steps = states * model.features.d2 + actions
+    return RewardBelief(
+        table.mean[steps].sum(axis=1) - reference_visits @ table.mean,
+        table.factor[steps].sum(axis=1) - reference_visits @ table.factor,
+        table.dimension,
+    )
+
+
+def context_features(environment: Environment, context: Context | None) -> Real | None:
+    """(c,) raw; None stands for the average context."""
+    if context is None:
+        return None
+    if isinstance(environment, MdpEnvironment) or environment.context_dim is None:
+        raise InvalidInputError(f"context: environment {environment.name!r} has no contexts.", pointer="/context")
+    if context.features.shape != (environment.context_dim,):
+        raise InvalidInputError(
+            f"context: it has {context.features.size} features; environment {environment.name!r} has "
+            f"{environment.context_dim}.",
+            pointer="/context",
+        )
+    return context.features.astype(np.float64)
+
+
+def reward_answers(belief: RewardBelief, confidence: float) -> tuple[RewardAnswer, ...]:
+    lower, upper = belief.interval(confidence)
+    columns = (belief.mean.tolist(), belief.stderr.tolist(), lower.tolist(), upper.tolist())
+    return tuple(RewardAnswer(*row) for row in zip(*columns, strict=True))
+
+
+def ranking_of(
+    belief: RewardBelief, confidence: float, *, by: By, top_n: int | None, ids: Sequence[str | None], given: bool
+) -> tuple[RankedOption, ...]:
+    """The best first; `ids` of the options that are items, `given` when they came with the request."""
+    score = belief.mean if by == "mean" else belief.interval(confidence)[0]
+    order = np.argsort(-score, kind="stable")[:top_n]
+    best = RewardBelief(belief.mean[order], belief.factor[order], belief.dimension)
+    return tuple(
+        RankedOption(row if given else None, ids[row], reward)
+        for row, reward in zip(order.tolist(), reward_answers(best, confidence), strict=True)
+    )
+
+
+def item_ids(options: Sequence[Option]) -> list[str | None]:
+    return [option.item if isinstance(option, ItemOption) else None for option in options]
+
+
+def _features(environment: CatalogEnvironment, catalogue: Catalogue, options: Sequence[Option]) -> Real:
+    """(m, d1) raw."""
+    features = np.empty((len(options), environment.item_dim))
+    for index, option in enumerate(options):
+        features[index] = _option_features(environment, catalogue, option, f"/options/{index}")
+    return features
+
+
+def _option_features(
+    environment: CatalogEnvironment, catalogue: Catalogue, option: Option, pointer: str
+) -> NDArray[np.floating]:
+    match option:
+        case ItemOption():
+            if option.item not in catalogue.rows:
+                raise InvalidInputError(
+                    f"{pointer}: environment {environment.name!r} has no item {option.item!r}.",
+                    pointer=f"{pointer}/item",
+                )
+            row: Real = catalogue.features[catalogue.rows[option.item]]
+            return row
+        case FeaturesOption() | TextOption():
+            if option.features.shape != (environment.item_dim,):
+                raise InvalidInputError(
+                    f"{pointer}: it has {option.features.size} features; environment {environment.name!r} has "
+                    f"{environment.item_dim}.",
+                    pointer=pointer,
+                )
+            return option.features
+        case TrajectoryOption():
+            raise InvalidInputError(
+                f"{pointer}: a trajectory; environment {environment.name!r} is a catalogue.", pointer=pointer
+            )
+        case _:
+            assert_never(option)
+
+
+def _trajectories(environment: MdpEnvironment, options: Sequence[Option]) -> tuple[Int, Int]:
+    """States and actions, (m, H) each."""
+    for index, option in enumerate(options):
+        if not isinstance(option, TrajectoryOption):
+            raise InvalidInputError(
+                f"/options/{index}: environment {environment.name!r} is an MDP; a trajectory was expected.",
+                pointer=f"/options/{index}",
+            )
+        if not len(option.states) == len(option.actions) == environment.horizon:
+            raise InvalidInputError(
+                f"/options/{index}: it has {len(option.states)} steps; environment {environment.name!r} has "
+                f"{environment.horizon}.",
+                pointer=f"/options/{index}/trajectory",
+            )
+    pairs = [(option.states, option.actions) for option in options if isinstance(option, TrajectoryOption)]
+    steps = np.array(pairs, dtype=np.int64).reshape(len(options), 2, environment.horizon)
+    limits = np.array([len(environment.states), len(environment.actions)])
+    outside = (steps < 0) | (steps >= limits[None, :, None])
+    if outside.any():
+        index = int(np.argwhere(outside)[0][0])
+        raise InvalidInputError(
+            f"/options/{index}: a state or action lies outside of environment {environment.name!r}, which has "
+            f"{limits[0]} states and {limits[1]} actions.",
+            pointer=f"/options/{index}/trajectory",
+        )
+    return steps[:, 0], steps[:, 1]

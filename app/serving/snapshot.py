@@ -1,0 +1,113 @@
+"""What a request is answered from: one version of the model, the catalogue as it is now, and one user's adapter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import CorruptModelError, Environment, MdpEnvironment, StoredModel
+from app.domain.arrays import ItemTable
+from app.learning import Adapter, Model
+from app.policy import FiniteHorizonMDP
+from app.serving.reference import Reference, mdp_of, reference_from_arrays
+
+Real = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """A published model with its environment; nothing in it ever changes."""
+
+    environment: Environment
+    version: int
+    model: Model
+    reference: Reference
+    mdp: FiniteHorizonMDP | None
+    """None for a catalogue."""
+    size: int
+    """Bytes, about."""
+
+    @classmethod
+    def of(cls, environment: Environment, stored: StoredModel) -> "Snapshot":
+        """Read a stored model.
+
+        Raises
+        ------
+        CorruptModelError
+            Its arrays are not those of a model with a reference.
+        """
+        try:
+            model = Model.from_arrays(stored.arrays)
+        except (KeyError, ValueError, TypeError) as error:
+            raise CorruptModelError(
+                f"Model version {stored.version.version} of environment {environment.name!r} cannot be read back: "
+                f"{error}."
+            ) from error
+        return cls(
+            environment=environment,
+            version=stored.version.version,
+            model=model,
+            reference=reference_from_arrays(stored.arrays),
+            mdp=mdp_of(environment) if isinstance(environment, MdpEnvironment) else None,
+            size=sum(array.nbytes for array in stored.arrays.values()),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Catalogue:
+    """The live items."""
+
+    ids: tuple[str, ...]
+    features: Real
+    """(M, d1)"""
+    rows: Mapping[str, int]
+
+    @classmethod
+    def of(cls, table: ItemTable) -> "Catalogue":
+        return cls(table.ids, table.features.astype(np.float64), {item: row for row, item in enumerate(table.ids)})
+
+    @property
+    def size(self) -> int:
+        """Bytes, about: an id and its row take some two hundred."""
+        return self.features.nbytes + 200 * len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldedUser:
+    """One user's adapter, and what it rests on."""
+
+    adapter: Adapter
+    feedback_seen: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ground:
+    """All that one answer rests on."""
+
+    environment_id: int
+    user_key: int | None
+    """None for a user nobody has heard of."""
+    revisions: tuple[int, int]
+    """Of the environment's definition and of its catalogue."""
+    snapshot: Snapshot
+    catalogue: Catalogue
+    user: FoldedUser
+
+    @property
+    def environment(self) -> Environment:
+        return self.snapshot.environment
+
+    @property
+    def model(self) -> Model:
+        return self.snapshot.model
+
+    @property
+    def adapter(self) -> Adapter:
+        return self.user.adapter
+
+    @property
+    def grounds(self) -> dict[str, Any]:
+        """What every answer names."""
+        return {"model_version": self.snapshot.version, "feedback_seen": self.user.feedback_seen}
