@@ -229,7 +229,7 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
         return problem_response(
             request.scope, "malformed-json", f"the body is not JSON: {reason}, at character {position}."
         )
-    if first["loc"] == ("body",) and isinstance(first.get("input"), bytes):
+    if located(first["loc"]) == "" and isinstance(first.get("input"), bytes):
         sent = request.headers.get("content-type") or "no content type"
         return problem_response(
             request.scope, "unsupported-media-type", f"the body must be application/json; found {sent}."

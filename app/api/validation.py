@@ -44,6 +44,8 @@ def _expectation(error: Mapping[str, Any]) -> str:
             return "is required, and missing."
         case "extra_forbidden":
             return "is not a field of this request."
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"expected an object; found {quoted(error.get('input'))}."
         case "value_error":
             return str(context.get("error", error["msg"]))
         case "finite_number":

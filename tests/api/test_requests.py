@@ -1,0 +1,55 @@
+"""What happens around every request."""
+
+import re
+
+import httpx
+import structlog
+
+
+def test_a_requests_id_is_kept_if_it_is_one(api: httpx.Client) -> None:
+    assert api.get("/healthz", headers={"X-Request-ID": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
+    for odd in ("a b", "x" * 65, "<script>"):
+        given = api.get("/healthz", headers={"X-Request-ID": odd}).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", given)
+
+
+def test_every_answer_forbids_what_it_does_not_need(api: httpx.Client) -> None:
+    for path in ("/healthz", "/console", "/nowhere"):
+        headers = api.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["cache-control"] == "no-store"
+
+
+def test_metrics_count_by_route_and_name_no_user(api: httpx.Client, catalog: str) -> None:
+    pair = {"user": "very-private-user", "chosen": {"item": "a"}, "rejected": {"item": "b"}, "id": "m1"}
+    for _ in range(2):
+        api.post(f"/v1/environments/{catalog}/preferences", json=pair)
+    api.get(f"/v1/environments/{catalog}/users/very-private-user")
+    response = api.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    route = 'route="/v1/environments/{environment}/users/{user}"'
+    assert re.search(rf'psharelora_requests_total{{method="GET",{re.escape(route)},status="200"}} \d', response.text)
+    assert re.search(r'psharelora_preferences_total{outcome="duplicate"} [1-9]', response.text)
+    assert "psharelora_request_seconds_bucket" in response.text
+    assert "very-private-user" not in response.text
+    assert catalog not in response.text
+
+
+def test_the_log_has_the_request_and_none_of_its_content(api: httpx.Client, catalog: str) -> None:
+    pair = {"user": "secret-user", "chosen": {"item": "a"}, "rejected": {"features": [0.123456, 1]}}
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logged:
+        headers = {"X-Request-ID": "log-test"}
+        assert api.post(f"/v1/environments/{catalog}/preferences", json=pair, headers=headers).status_code == 201
+    (event,) = [one for one in logged if one.get("request_id") == "log-test"]
+    assert event.pop("milliseconds") > 0
+    assert event == {
+        "event": "request",
+        "log_level": "info",
+        "request_id": "log-test",
+        "route": "/v1/environments/{environment}/preferences",
+        "method": "POST",
+        "status": 201,
+    }
