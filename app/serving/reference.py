@@ -1,8 +1,8 @@
 """What a reward of 0 means: the reference, fixed when a model is fitted and stored with it.
 
 Comparisons fix rewards only up to a constant. A catalogue's rewards are told as differences from its mean item, those
-of an MDP's trajectories from what the reference policy expects. Rewards are affine in features, so the mean of the items'
-rewards is the reward of their mean.
+of an MDP's trajectories from what the reference policy expects. Rewards are affine in features, so the mean of the
+items' rewards is the reward of their mean.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,119 @@
+"""The job's boundary: every way in which a refit can end becomes its state, or a retry."""
+
+import threading
+from datetime import timedelta
+from uuid import UUID
+
+import procrastinate
+import structlog
+from procrastinate.jobs import Job
+from procrastinate.retry import BaseRetryStrategy, RetryDecision
+from procrastinate.utils import utcnow
+from typing_extensions import override
+
+from app.domain import (
+    InvalidInputError,
+    NotFoundError,
+    RefitState,
+    RefitStateError,
+    StoreUnavailableError,
+)
+from app.learning import InvalidComparisonsError
+from app.store import QUEUE, REFIT_TASK, Database, begin_refit, finish_refit, get_refit
+from app.worker.progress import CancelledRefitError, OvertakenError, Progress, ShutdownError, written
+from app.worker.refit import refit
+
+log = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS = 5
+"""How often a refit that fails is tried."""
+
+MAX_BEGINNINGS = 10
+"""How often a refit is begun, counting workers that were lost or shut down: what kills every worker must end too."""
+
+LONGEST_WAIT_SECONDS = 300.0
+
+
+class BackOff(BaseRetryStrategy):
+    """Waits twice as long each time. A shutdown costs no waiting, and a database that is away costs no attempt."""
+
+    def __init__(self, first_seconds: float) -> None:
+        self._first_seconds = first_seconds
+
+    @override
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        if isinstance(exception, ShutdownError) or not isinstance(exception, Exception):
+            return RetryDecision(retry_at=utcnow())
+        wait = min(self._first_seconds * 2.0 ** min(job.attempts, 30), LONGEST_WAIT_SECONDS)
+        return RetryDecision(retry_at=utcnow() + timedelta(seconds=wait))
+
+
+def register_refit(app: procrastinate.App, db: Database, *, shutdown: threading.Event, retry_seconds: float) -> None:
+    """Give the queue's app its one task."""
+
+    @app.task(name=REFIT_TASK, queue=QUEUE, retry=BackOff(retry_seconds), pass_context=True)
+    async def refit_job(context: procrastinate.JobContext, refit_id: str) -> None:
+        await run_job(db, UUID(refit_id), last=context.job.attempts + 1 >= MAX_ATTEMPTS, shutdown=shutdown)
+
+
+async def run_job(db: Database, refit_id: UUID, *, last: bool, shutdown: threading.Event) -> None:
+    """One attempt at a refit; what it raises is tried again. `last`: a failure now is final."""
+    with structlog.contextvars.bound_contextvars(refit=str(refit_id)):
+        try:
+            attempt = await begin_refit(db, refit_id)
+        except (RefitStateError, NotFoundError) as error:
+            # Cancelled while it waited, or deleted with its environment.
+            log.info("refit_not_begun", reason=error.message)
+            return
+        if attempt > MAX_BEGINNINGS:
+            await _fail(
+                db, refit_id, attempt, f"It was begun {MAX_BEGINNINGS} times, and each time the worker was lost."
+            )
+            return
+        await _attempt(db, refit_id, attempt, last=last, shutdown=shutdown)
+
+
+async def _attempt(db: Database, refit_id: UUID, attempt: int, *, last: bool, shutdown: threading.Event) -> None:
+    name = (await get_refit(db, refit_id)).environment
+    progress = Progress(shutdown)
+    log.info("refit_begun", environment=name, attempt=attempt)
+    try:
+        async with written(db, refit_id, attempt, progress):
+            model = await refit(db, name, refit_id, attempt, progress)
+        await finish_refit(db, refit_id, attempt, RefitState.SUCCEEDED, metrics=model.metrics)
+        log.info("refit_succeeded", environment=name, version=model.version, status=model.status, reason=model.reason)
+    except CancelledRefitError:
+        await _cancel(db, refit_id, attempt)
+    except (OvertakenError, NotFoundError) as error:
+        log.info("refit_abandoned", environment=name, attempt=attempt, reason=str(error) or "begun again elsewhere")
+    except RefitStateError:
+        if not (await get_refit(db, refit_id)).cancel_requested:
+            log.info("refit_abandoned", environment=name, attempt=attempt, reason="begun again elsewhere")
+            return
+        await _cancel(db, refit_id, attempt)
+    except (InvalidInputError, InvalidComparisonsError, ValueError) as error:
+        # The same input would fail again.
+        await _fail(db, refit_id, attempt, str(error))
+    except (ShutdownError, StoreUnavailableError):
+        raise
+    except Exception as error:
+        if not last:
+            log.warning("refit_failed", environment=name, attempt=attempt, exc_info=True)
+            raise
+        log.exception("refit_failed", environment=name, attempt=attempt)
+        await _fail(db, refit_id, attempt, f"It failed {MAX_ATTEMPTS} times, at last with {_words(error)}")
+
+
+async def _cancel(db: Database, refit_id: UUID, attempt: int) -> None:
+    await finish_refit(db, refit_id, attempt, RefitState.CANCELLED)
+    log.info("refit_cancelled", attempt=attempt)
+
+
+async def _fail(db: Database, refit_id: UUID, attempt: int, sentence: str) -> None:
+    await finish_refit(db, refit_id, attempt, RefitState.FAILED, error=sentence)
+    log.info("refit_ended_in_failure", attempt=attempt, error=sentence)
+
+
+def _words(error: Exception) -> str:
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line}"

@@ -1,0 +1,142 @@
+"""One refit: load, evaluate, fit, publish. The numeric work is in a thread, so that heartbeats and progress go on."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import CorruptModelError, Environment, InvalidInputError, ModelStatus, ModelVersion, RefitPhase
+from app.domain.arrays import ItemTable, PreferenceTable, comparisons
+from app.learning import Model, fit
+from app.serving import reference_of, reference_to_arrays
+from app.store import (
+    Database,
+    NewModel,
+    StoredAdapter,
+    all_items,
+    get_environment,
+    list_models,
+    load_model,
+    load_preferences,
+    publish_model,
+)
+from app.worker.evaluation import Evaluation, decide, evaluate, twin_from_arrays, twin_to_arrays
+from app.worker.progress import Progress, write_progress
+
+LOADED, EVALUATED, FITTED = 0.05, 0.45, 0.95
+"""Shares of the whole that are behind at the end of a phase."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Current:
+    """What is published now."""
+
+    version: int | None
+    model: Model | None
+    """None where nothing is published, or where it cannot be read back."""
+    twin: Model | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    environment: Environment
+    table: PreferenceTable
+    items: ItemTable
+    current: Current
+
+
+async def refit(db: Database, name: str, refit_id: UUID, attempt: int, progress: Progress) -> ModelVersion:
+    """Fit an environment's model anew and publish it, or keep it as a candidate.
+
+    Raises
+    ------
+    InvalidInputError
+        There is no preference to learn from, or the environment's rank does not fit its features.
+    StoppedError
+        It was cancelled, overtaken, or the worker shuts down.
+    """
+    loaded = await _load(db, name)
+    progress.reach(RefitPhase.EVALUATING, LOADED)
+    seed = _seed(name, refit_id)
+    evaluation = await asyncio.to_thread(_evaluate, loaded, seed, progress)
+    await write_progress(db, refit_id, attempt, progress, evaluation.metrics)
+    progress.reach(RefitPhase.FITTING, EVALUATED)
+    new = await asyncio.to_thread(_fit, loaded, evaluation, seed, progress)
+    progress.reach(RefitPhase.PUBLISHING, FITTED)
+    decision = decide(evaluation, has_current=loaded.current.version is not None)
+    return await publish_model(db, name, refit_id, attempt, new, publish=decision.publish, reason=decision.reason)
+
+
+async def _load(db: Database, name: str) -> Loaded:
+    environment = await get_environment(db, name)
+    table = await load_preferences(db, name)
+    if not len(table):
+        raise InvalidInputError(f"Environment {name!r} has no preferences yet: there is nothing to learn from.")
+    items = (
+        await all_items(db, name)
+        if environment.kind == "catalog"
+        else ItemTable((), np.zeros((0, 0), dtype=np.float32))
+    )
+    return Loaded(environment, table, items, await _load_current(db, name))
+
+
+async def _load_current(db: Database, name: str) -> Current:
+    """A model that cannot be read back is no reason to go on serving it."""
+    published = [one.version for one in await list_models(db, name) if one.status is ModelStatus.PUBLISHED]
+    if not published:
+        return Current(None, None, None)
+    try:
+        arrays = (await load_model(db, name, published[0])).arrays
+        return Current(published[0], Model.from_arrays(arrays), twin_from_arrays(arrays))
+    except (CorruptModelError, KeyError, ValueError):
+        return Current(published[0], None, None)
+
+
+def _evaluate(loaded: Loaded, seed: int, progress: Progress) -> Evaluation:
+    report = progress.within(RefitPhase.EVALUATING, LOADED, EVALUATED)
+    return evaluate(
+        loaded.environment, loaded.table, loaded.current.twin, rng=np.random.default_rng([seed, 0]), report=report
+    )
+
+
+def _fit(loaded: Loaded, evaluation: Evaluation, seed: int, progress: Progress) -> NewModel:
+    environment, table = loaded.environment, loaded.table
+    model = fit(
+        comparisons(table, environment),
+        rank=environment.rank,
+        rng=np.random.default_rng([seed, 1]),
+        warm_start=loaded.current.model,
+        progress=progress.within(RefitPhase.FITTING, EVALUATED, FITTED),
+    )
+    reference = reference_of(environment, loaded.items, table)
+    return NewModel(
+        rank=model.rank,
+        estimator=model.estimator,
+        n_preferences=len(table),
+        arrays={**model.to_arrays(), **reference_to_arrays(reference), **twin_to_arrays(evaluation.twin)},
+        adapters=_adapters(model, table),
+        diagnostics=_diagnostics(model),
+        metrics=evaluation.metrics,
+    )
+
+
+def _adapters(model: Model, table: PreferenceTable) -> dict[str, StoredAdapter]:
+    counts: NDArray[np.int64] = table.feedback_count
+    return {
+        user: StoredAdapter(model.adapter(index).to_arrays(), int(counts[index]))
+        for index, user in enumerate(table.user_ids)
+    }
+
+
+def _diagnostics(model: Model) -> dict[str, Any]:
+    named = {} if model.diagnostics is None else model.diagnostics.as_dict()
+    return {**named, "converged": model.converged, "passes": model.passes, "ending": model.reason}
+
+
+def _seed(name: str, refit_id: UUID) -> int:
+    """The same for every attempt of one refit."""
+    return int.from_bytes(hashlib.blake2b(f"{name}:{refit_id}".encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,131 @@
+"""The worker's process: it takes jobs, asks for the refits that are due, and takes up what lost workers left."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+
+import procrastinate
+import psycopg
+import structlog
+from procrastinate.exceptions import ProcrastinateException
+
+from app.domain import NotFoundError, StoreUnavailableError
+from app.settings import Settings
+from app.store import QUEUE, Database, due_environments, queue_app, request_refit, retry_stalled_jobs
+from app.worker.job import register_refit
+
+log = structlog.get_logger(__name__)
+
+CONCURRENCY = 2
+"""Refits at once, of different environments: a long one does not hold up a short one."""
+
+GRACE_SECONDS = 30.0
+"""How long a shutdown waits for fits to come to the end of a pass."""
+
+RESTART_SECONDS = 2.0
+"""Pause before the queue is opened again after the database went away."""
+
+_AWAY = (StoreUnavailableError, ProcrastinateException, psycopg.Error, OSError)
+
+
+async def run_worker(
+    url: str, settings: Settings, *, stop: asyncio.Event | None = None, retry_seconds: float = 2.0
+) -> None:
+    """Work until SIGTERM, SIGINT or `stop`; then give unfinished jobs back to the queue.
+
+    The first retry of a failed refit is after `retry_seconds`, each further one after twice as long.
+    """
+    stopping = asyncio.Event() if stop is None else stop
+    db = Database(url, pool_size=CONCURRENCY * 2 + 2)
+    try:
+        with _signals(stopping):
+            while not stopping.is_set():
+                try:
+                    await _work(url, db, settings, stopping, retry_seconds)
+                except _AWAY as error:
+                    log.warning("worker_lost_the_database", error=str(error))
+                await _pause(stopping, 0 if stopping.is_set() else RESTART_SECONDS)
+    finally:
+        await db.dispose()
+
+
+async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Event, retry_seconds: float) -> None:
+    """Work on one opening of the queue; it ends with `stopping`, or when the database is away."""
+    shutdown = threading.Event()
+    app = queue_app(url, pool_size=CONCURRENCY + 4)
+    register_refit(app, db, shutdown=shutdown, retry_seconds=retry_seconds)
+    async with app.open_async():
+        stalled = settings.stalled_seconds
+        worker = asyncio.create_task(
+            app.run_worker_async(
+                queues=[QUEUE],
+                concurrency=CONCURRENCY,
+                install_signal_handlers=False,
+                shutdown_graceful_timeout=GRACE_SECONDS,
+                update_heartbeat_interval=stalled / 3,
+                stalled_worker_timeout=stalled,
+                delete_jobs="successful",
+            )
+        )
+        loops = [
+            asyncio.create_task(_every(settings.schedule_seconds, lambda: request_due_refits(db))),
+            asyncio.create_task(_every(stalled / 3, lambda: _take_up_stalled(app, stalled))),
+        ]
+        log.info("worker_started")
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait([worker, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            shutdown.set()
+            for task in (stopped, *loops, worker):
+                task.cancel()
+            results = await asyncio.gather(worker, stopped, *loops, return_exceptions=True)
+            log.info("worker_stopped")
+        if isinstance(results[0], Exception):
+            raise results[0]
+
+
+async def request_due_refits(db: Database) -> list[str]:
+    """Ask for the refits that are due; the environments. Several workers may: requests join."""
+    due = await due_environments(db, datetime.now(UTC))
+    for name in due:
+        with suppress(NotFoundError):
+            await request_refit(db, name, "schedule")
+    return due
+
+
+async def _take_up_stalled(app: procrastinate.App, stalled_seconds: float) -> None:
+    count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds)
+    if count:
+        log.warning("stalled_jobs_taken_up", jobs=count)
+
+
+async def _every(seconds: float, deed: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await deed()
+        except _AWAY as error:
+            log.warning("worker_round_failed", error=str(error))
+        await asyncio.sleep(seconds)
+
+
+async def _pause(stopping: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), seconds)
+
+
+@contextmanager
+def _signals(stopping: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the worker, where this thread may say so."""
+    loop = asyncio.get_running_loop()
+    handled = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    for number in handled:
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
