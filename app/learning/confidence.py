@@ -22,11 +22,9 @@ MAX_UNKNOWNS = 1200
 """Above this many shared unknowns the blocks of Theta_0 and B are taken as independent."""
 MAX_WORK = 2e10
 """Multiplications spent on the information matrix; beyond, evenly spaced users stand for all."""
-MAX_COMPONENTS = 64
-"""Directions kept of the shared error of a catalogue, largest variances first."""
-MAX_TABULAR_COMPONENTS = 512
-"""The same for tabular environments, where unvisited states must keep their prior spread."""
 CALIBRATION_LEVEL = 0.95
+DENSE_ENTRIES = 8_000_000
+"""Numbers in the few designs that are formed at a time."""
 CALIBRATION_TARGETS = 4000
 """Simulated rewards that one refit is checked on."""
 INFLATION_BOUNDS = (0.5, 5.0)
@@ -34,7 +32,7 @@ INFLATION_BOUNDS = (0.5, 5.0)
 Refit = Callable[[Design], tuple[Shared, Adapters]]
 
 
-def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Real, *, tabular: bool) -> Real:
+def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Real) -> Real:
     """(d1, d2 + k, r) a factor of the covariance of [Theta_0, B].
 
     Parameters
@@ -45,13 +43,12 @@ def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Rea
     d1, d2, k = design.d1, design.d2, shared.k
     w = design.weight * bound_weights(scores)
     across = np.linalg.qr(np.hstack([shared.B, np.eye(d1)]))[0][:, k:d1]
-    kept = MAX_TABULAR_COMPONENTS if tabular else MAX_COMPONENTS
     if d1 * d2 + (d1 - k) * k <= MAX_UNKNOWNS:
-        root = _leading_root(inverse(_information(design, shared, adapters, w, across)), kept)
+        root = _leading_root(inverse(_information(design, shared, adapters, w, across)), MAX_UNKNOWNS)
         r = root.shape[1]
         Theta, C = root[: d1 * d2].reshape(d1, d2, r), root[d1 * d2 :].reshape(d1 - k, k, r)
         return np.concatenate([Theta, np.einsum("ax,xcr->acr", across, C)], axis=1)
-    return _block_error(design, shared, adapters, w, across, kept)
+    return _block_error(design, shared, adapters, w, across)
 
 
 def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real) -> Real:
@@ -81,7 +78,7 @@ def _blocks(design: Design, stride: int, q: int) -> Iterator[tuple[Int, Int]]:
     """Users and their padded rows, few enough at a time that dense designs stay small."""
     for bucket in design.buckets:
         users, index = bucket.users[::stride], bucket.index[::stride]
-        step = max(1, 8_000_000 // (index.shape[1] * q))
+        step = max(1, DENSE_ENTRIES // (index.shape[1] * q))
         for begin in range(0, len(users), step):
             yield users[begin : begin + step], index[begin : begin + step]
 
@@ -92,19 +89,19 @@ def _leading_root(covariance: Real, components: int) -> Real:
     return np.asarray(vectors[:, kept] * np.sqrt(np.maximum(values[kept], 0.0)))
 
 
-def _block_error(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real, kept: int) -> Real:
+def _block_error(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real) -> Real:
     """The same with Theta_0's columns and B's rows independent: for very many features."""
     d1, d2, k = design.d1, design.d2, shared.k
     grams = design.grams(w)
-    parts = []
+    parts, kept = [], max(1, MAX_UNKNOWNS // (d2 + k))
     for b in range(d2):
-        root = _leading_root(inverse(grams[b] + shared.ridge[b] * np.eye(d1)), max(1, kept // (d2 + k)))
+        root = _leading_root(inverse(grams[b] + shared.ridge[b] * np.eye(d1)), kept)
         parts.append(_placed(root, b, d2 + k))
     pooled = across.T @ grams.sum(axis=0) @ across
     strength = np.einsum("icb,icb->c", adapters.means, adapters.means) / max(adapters.means.shape[0] * d2, 1)
     for c in range(k):
         spread = inverse(strength[c] * pooled + d1 * np.eye(d1 - k))
-        parts.append(_placed(across @ _leading_root(spread, max(1, kept // (d2 + k))), d2 + c, d2 + k))
+        parts.append(_placed(across @ _leading_root(spread, kept), d2 + c, d2 + k))
     return np.concatenate(parts, axis=2)
 
 
@@ -132,7 +129,11 @@ def bootstrap_inflation(
         eta = offset + np.einsum("np,np->n", Z, W[design.user])
         labels = (rng.random(design.n) < sigmoid(eta)).astype(np.float64)
         found, adapters = refit(design.with_labels(labels))
-        rows = rng.choice(design.n, size=min(design.n, CALIBRATION_TARGETS), replace=False)
+        rows = rng.choice(
+            design.n,
+            size=min(design.n, CALIBRATION_TARGETS, max(100, DENSE_ENTRIES // (design.d1 * design.d2))),
+            replace=False,
+        )
         users = rng.permutation(design.user)[: len(rows)]
         truth = offset[rows] + np.einsum("np,np->n", Z[rows], W[users])
         ratios.append(
@@ -150,12 +151,11 @@ def _scores_of(design: Design, shared: Shared, adapters: Adapters, rows: Int, us
 
 def _errors_of(design: Design, shared: Shared, adapters: Adapters, error: Real, rows: Int, users: Int) -> Real:
     """(len(rows),) uncalibrated standard errors of the designs `rows` for `users`."""
-    d2, r = design.d2, error.shape[2]
-    Z = design.project(shared.B)[rows].reshape(len(rows), len(shared.T))
+    D, r = design.dense(rows), error.shape[2]
+    Z = np.einsum("nab,ac->ncb", D, shared.B, optimize=True).reshape(len(rows), len(shared.T))
     own = np.einsum("np,npq,nq->n", Z, adapters.covariances[users], Z, optimize=True)
-    common = np.zeros((len(rows), r))
-    for l in range(error.shape[1]):
-        projected = design.project(error[:, l])[rows]
-        loading = np.broadcast_to(np.eye(d2)[l], (len(rows), d2)) if l < d2 else adapters.means[users][:, l - d2]
-        common += np.einsum("nrb,nb->nr", projected, loading)
+    loaded = np.concatenate([D, D @ np.swapaxes(adapters.means[users], 1, 2)], axis=2)
+    common = loaded.reshape(len(rows), error.shape[0] * error.shape[1]) @ error.reshape(
+        error.shape[0] * error.shape[1], r
+    )
     return np.asarray(np.sqrt(np.maximum(own + np.einsum("nr,nr->n", common, common), 1e-300)))

@@ -1,6 +1,6 @@
 """The default estimator: (Theta_0, B, T) at the maximum of a bound on the marginal likelihood.
 
-The adapters are random effects, vec(W_i) ~ N(0, T). One pass is
+The adapters are random effects, vec(W_i) ~ N(0, T) with T = R (x) S, and R alone where d2 = 1. One pass is
 - E: the posterior of every adapter (adapters.posterior), one tightening of the bound;
 - parameter expansion: the adapters' mean moves into Theta_0, their second moment into T;
 - M: weighted least squares for (Theta_0, B) under E[vec(W) vec(W)^T], by truncated conjugate gradients;
@@ -107,8 +107,23 @@ def _absorb(design: Design, shared: Shared, solution: Solution) -> tuple[Shared,
     target = N * precision @ solution.means.mean(axis=0) - (shared.B.T @ (shared.Theta_0 * shared.ridge)).ravel()
     common = np.linalg.solve(N * precision + pull, target)
     means = solution.means - common
-    T = (means.T @ means + solution.covariances.sum(axis=0)) / N
-    return replace(shared, Theta_0=shared.Theta_0 + shared.B @ common.reshape(k, d2), T=_floored(T)), means
+    second_moment = (means.T @ means + solution.covariances.sum(axis=0)) / N
+    T = separable_covariance(second_moment, shared.T, k, d2)
+    return replace(shared, Theta_0=shared.Theta_0 + shared.B @ common.reshape(k, d2), T=T), means
+
+
+def separable_covariance(second_moment: Real, T: Real, k: int, d2: int) -> Real:
+    """The next T = R (x) S, R (k, k) and S (d2, d2), by one round of the matrix normal's alternating updates.
+
+    A free (p, p) covariance has too many entries for the users there are; each update maximises the bound in its factor.
+    """
+    moment, blocks = second_moment.reshape(k, d2, k, d2), T.reshape(k, d2, k, d2)
+    S = np.einsum("abad->bd", blocks)
+    S = _floored(S * (d2 / np.trace(S)))
+    R = _floored(np.einsum("abcd,bd->ac", moment, np.linalg.inv(S)) / d2)
+    if d2 > 1:
+        S = _floored(np.einsum("abcd,ac->bd", moment, np.linalg.inv(R)) / k)
+    return symmetric(np.kron(R, S))
 
 
 def _floored(T: Real) -> Real:
@@ -123,7 +138,7 @@ def _gauge(shared: Shared) -> Shared:
         return shared
     Q, R = orthonormal(shared.B)
     K = np.kron(R, np.eye(shared.d2))
-    return replace(shared, B=Q, T=_floored(K @ shared.T @ K.T))
+    return replace(shared, B=Q, T=symmetric(K @ shared.T @ K.T))
 
 
 def weighted_least_squares(

@@ -260,9 +260,7 @@ def _in_gauge(job: _Job, design: Design, shared: Shared) -> Shared:
 
 def _assemble(job: _Job, design: Design, shared: Shared, ending: Ending, choice: Choice) -> Model:
     adapters = solve_adapters(shared, design, job.estimator)
-    error = shared_error(
-        design, shared, adapters, _fitted_scores(design, shared, adapters), tabular=job.features.tabular
-    )
+    error = shared_error(design, shared, adapters, _fitted_scores(design, shared, adapters))
     model = _bare_model(job, shared, adapters, choice.effective_weight)
     return replace(model, shared_error=error, ending=ending)
 
@@ -291,15 +289,16 @@ def _inflation(job: _Job, design: Design, model: Model) -> float:
     shrunk on their account."""
 
     def refit(relabelled: Design) -> tuple[Shared, Adapters]:
-        begin = model.shared
-        if begin.k == 0:
-            Theta_0, ridge = fit_global_with_ridge(relabelled, start=(begin.Theta_0, begin.ridge))
-            found = replace(begin, Theta_0=Theta_0, ridge=ridge)
-        else:
+        Theta_0, ridge = fit_global_with_ridge(relabelled, start=(model.Theta_0, model.shared.ridge))
+        found = replace(model.shared, Theta_0=Theta_0, ridge=ridge)
+        if found.k > 0:
 
             def report(passes: int, objective: float) -> None:
                 job.progress(FitProgress("calibrating", 0.9, passes, objective))
 
+            begin = evidence.starting_point(
+                Theta_0, spectral_start(relabelled, relabelled.scores(Theta_0), found.k), ridge
+            )
             found, _ = _maximise(job, relabelled, begin, REFIT_PASSES, TRIAL_TOLERANCE, report)
         return found, solve_adapters(found, relabelled, job.estimator, tolerance=1e-4)
 

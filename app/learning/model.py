@@ -115,7 +115,7 @@ class Model:
         loading = np.concatenate([y, adapter.mean @ y])
         mean = x @ (self.Theta_0 @ y + self.B @ (adapter.mean @ y))
         projected = np.einsum("mk,b->mkb", x @ self.B, y).reshape(len(x), len(self.T))
-        shared = x @ np.einsum("alr,l->ar", self.shared_error, loading)
+        shared = x @ compressed(np.einsum("alr,l->ar", self.shared_error, loading))
         return self._belief(adapter, mean, projected, shared)
 
     def reward_table(self, adapter: Adapter) -> RewardBelief:
@@ -124,7 +124,7 @@ class Model:
         projected = np.asarray(np.kron(self.B, np.eye(self.features.d2)), dtype=np.float64)
         d2 = self.features.d2
         shared = self.shared_error[:, :d2] + np.einsum("acr,cb->abr", self.shared_error[:, d2:], adapter.mean)
-        return self._belief(adapter, mean, projected, shared.reshape(len(mean), shared.shape[2]))
+        return self._belief(adapter, mean, projected, compressed(shared.reshape(len(mean), shared.shape[2])))
 
     def _belief(self, adapter: Adapter, mean: Real, projected: Real, shared: Real) -> RewardBelief:
         factor = self.inflation * np.hstack([projected @ covariance_root(adapter.covariance), shared])
@@ -267,6 +267,13 @@ def covariance_root(covariance: Real) -> Real:
     """A symmetric root; eigenvalues that rounding made negative count as zero."""
     values, vectors = np.linalg.eigh(covariance)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def compressed(factor: Real) -> Real:
+    """A factor of the same covariance with no more columns than rows."""
+    if factor.shape[1] <= factor.shape[0]:
+        return factor
+    return np.ascontiguousarray(np.linalg.qr(factor.T, mode="r").T)
 
 
 def _stacked(adapters: Adapters | Sequence[Adapter]) -> tuple[Real, Real]:

@@ -8,7 +8,6 @@ over and over, and their features are those states: there rows are held out as t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,6 @@ from scipy.sparse.csgraph import connected_components
 
 from app.learning.arrays import Int, Real
 from app.learning.comparisons import Comparisons
-
-Step = TypeVar("Step", int, float)
 
 HELD_OUT_SHARE = 0.25
 """Share of groups held out."""
@@ -30,7 +27,7 @@ RANKS = (1, 2, 4, 8, 16)
 """Ranks tried below min(d1, 16), beside that number itself and 0."""
 FIRST_RANK = 4
 """Where the walk over ranks begins."""
-MAX_ADAPTER_SIZE = 96
+MAX_ADAPTER_SIZE = 48
 """Largest k * d2 that `auto` tries."""
 MIN_HELD_OUT = 20
 """With fewer held-out comparisons, nothing can be chosen."""
@@ -112,50 +109,59 @@ def choose(
     start: tuple[int, float],
     weights: tuple[float, ...] = WEIGHTS,
 ) -> Choice:
-    """Walk over effective weights at one rank, then over ranks at the best weight, then compare with rank 0.
+    """Walk over effective weights at one rank, then over ranks at the best weight, up while it pays and down while it costs nothing.
 
-    A direction of the walk ends with the first trial that is no better. Rank 0 (the same model for everybody) is beaten
-    only by more than one standard error over users.
+    A higher rank must gain more than one standard error over users, paired; rank 0 is one model for everybody.
     """
-    trials: dict[tuple[int, float], Trial] = {}
+    tried: dict[tuple[int, float], Trial] = {}
 
-    def loss(rank: int, weight: float) -> float:
-        if (rank, weight) not in trials:
-            trials[rank, weight] = run(rank, weight)
-        return trials[rank, weight].log_loss
+    def trial(rank: int, weight: float) -> Trial:
+        key = (rank, weight if rank else 1.0)
+        if key not in tried:
+            tried[key] = run(*key)
+        return tried[key]
 
-    positive = tuple(r for r in ranks if r > 0)
-    if not positive:
-        return Choice(0, 1.0, (), "rank 0 was asked for")
-    rank = min(positive, key=lambda r: abs(r - start[0]))
-    weight = _walk(weights, min(weights, key=lambda w: abs(w - start[1])), lambda w: loss(rank, w))
-    rank = _walk(positive, rank, lambda r: loss(r, weight))
+    rank = min((r for r in ranks if r > 0), key=lambda r: abs(r - start[0]))
+    weight = _best_weight(weights, min(weights, key=lambda w: abs(w - start[1])), lambda w: trial(rank, w).log_loss)
+    for higher in ranks[ranks.index(rank) + 1 :]:
+        if not _pays(trial(rank, weight), trial(higher, weight)):
+            break
+        rank = higher
+    best = trial(rank, weight)
+    for lower in ranks[: ranks.index(rank)][::-1]:
+        if _pays(trial(lower, weight), best):
+            break
+        rank = lower
+    if rank and ranks[0] == 0 and not _pays(trial(0, 1.0), trial(rank, weight)):
+        rank = 0
+    return Choice(rank, weight if rank else 1.0, tuple(tried.values()), _explain(ranks, trial, rank, weight))
+
+
+def _explain(ranks: tuple[int, ...], trial: Callable[[int, float], Trial], rank: int, weight: float) -> str:
     if 0 not in ranks:
-        return Choice(
-            rank,
-            weight,
-            tuple(trials.values()),
-            "the rank was given; the effective weight is the best on held-out comparisons",
-        )
-    loss(0, 1.0)
-    best, nobody = trials[rank, weight], trials[0, 1.0]
-    gain, error = _paired_gain(nobody, best)
-    if gain <= error:
-        reason = f"held-out comparisons show no gain over one model for everybody ({gain:.4f} nats, standard error {error:.4f})"
-        return Choice(0, 1.0, tuple(trials.values()), reason)
-    reason = f"lowest log-loss on held-out comparisons, {gain:.4f} nats below one model for everybody (standard error {error:.4f})"
-    return Choice(rank, weight, tuple(trials.values()), reason)
+        return "the rank was given; the effective weight is the best on held-out comparisons"
+    shown = rank or min(r for r in ranks if r > 0)
+    gain, error = _paired_gain(trial(0, 1.0), trial(shown, weight))
+    margin = f"{gain:.4f} nats a comparison, standard error {error:.4f}"
+    if rank == 0:
+        return f"held-out comparisons show no reliable gain of rank {shown} over one model for everybody ({margin})"
+    return f"the smallest rank that held-out comparisons do not tell from the best; gain over one model for everybody: {margin}"
 
 
-def _walk(steps: tuple[Step, ...], start: Step, loss: Callable[[Step], float]) -> Step:
-    begin = steps.index(start)
+def _best_weight(weights: tuple[float, ...], start: float, loss: Callable[[float], float]) -> float:
+    begin = weights.index(start)
     best = start
-    for direction in (steps[begin + 1 :], steps[:begin][::-1]):
-        for step in direction:
-            if loss(step) >= loss(best):
+    for direction in (weights[begin + 1 :], weights[:begin][::-1]):
+        for weight in direction:
+            if loss(weight) >= loss(best):
                 break
-            best = step
+            best = weight
     return best
+
+
+def _pays(smaller: Trial, larger: Trial) -> bool:
+    gain, error = _paired_gain(smaller, larger)
+    return gain > error
 
 
 def _paired_gain(baseline: Trial, other: Trial) -> tuple[float, float]:
