@@ -78,6 +78,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
             plan_seconds=settings.plan_seconds,
             plan_tolerance=settings.plan_tolerance,
         )
+        stack.push_async_callback(runtime.aclose)
         log.info("started", embedded_database=settings.database_url is None, authentication=settings.auth)
         yield Services(
             db=db,

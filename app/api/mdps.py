@@ -232,23 +232,6 @@ def _possible(rows: NDArray[np.float64]) -> frozenset[tuple[int, int, int]]:
     return frozenset((state, action, following) for state, action, following in likely.tolist())
 
 
-def state_named(environment: MdpEnvironment, given: str) -> int:
-    """A state as a query parameter says it: a name, or the digits of an index."""
-    if given in environment.states:
-        return environment.states.index(given)
-    if given.isascii() and given.isdigit() and int(given[:9]) < len(environment.states) and len(given) <= 9:
-        return int(given)
-    raise InvalidInputError(
-        f"query parameter state: there is no state {quoted(given)}; expected a name, or an index from 0 to "
-        f"{len(environment.states) - 1}."
-    )
-
-
-def state_index(environment: MdpEnvironment, given: str | int) -> int:
-    """A state as a body says it."""
-    return _Names(environment.states, ()).state(given, "/state")
-
-
 def definition_of(environment: MdpEnvironment) -> dict[str, Any]:
     """As a client would put it: with names, and integers where indices are meant."""
     steps = [[[int(s), int(a), int(t), p] for s, a, t, p in rows.tolist()] for rows in environment.transitions]

@@ -4,14 +4,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
 
+from app import serving
 from app.api.auth import Reader
+from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
-from app.api.mdps import state_index, state_named
 from app.api.problems import problems
 from app.api.schemas.answers import ActionAnswer, ActionBody, PolicyAnswer
-from app.api.services import Services, UsedServices
+from app.api.schemas.base import Label
+from app.api.services import UsedServices
 from app.api.users import UserId
-from app.domain import InvalidInputError, MdpEnvironment
 from app.store import get_environment
 
 router = APIRouter(tags=["policies"])
@@ -24,6 +25,8 @@ _CERTIFICATE: dict[str, Any] = {
     "upper": 0.41203,
     "gap": 0.00003,
     "nominal": 0.87,
+    "greedy_nominal": 0.91,
+    "greedy_lower": 0.233,
     "beta": 3.08,
     "converged": True,
     "reason": "tolerance",
@@ -32,6 +35,7 @@ _ACTION: dict[str, Any] = {
     **_CERTIFICATE,
     "state": "tired",
     "step": 0,
+    "planned_from": "start",
     "distribution": {"rest": 0.9, "train": 0.1},
     "greedy": "rest",
     "sampled": "rest",
@@ -51,7 +55,10 @@ _ROBUST = (
     "reference."
 )
 
-Confidence = Annotated[float | None, Query(gt=0, lt=1, allow_inf_nan=False, description="The environment's if absent.")]
+Confidence = Annotated[
+    float | None,
+    Query(ge=0, lt=1, allow_inf_nan=False, description="The environment's if absent; 0 trusts the estimate."),
+]
 
 
 @router.get(
@@ -63,21 +70,21 @@ Confidence = Annotated[float | None, Query(gt=0, lt=1, allow_inf_nan=False, desc
 async def policy(
     environment: EnvironmentName, user: UserId, services: UsedServices, _: Reader, confidence: Confidence = None
 ) -> PolicyAnswer:
-    mdp = await _mdp(services, environment)
     answer = await services.runtime.policy(environment, user, confidence=confidence)
     return PolicyAnswer(
         **_certificate(answer),
-        states=list(mdp.states),
-        actions=list(mdp.actions),
+        states=list(answer.states),
+        actions=list(answer.actions),
         policy=answer.policy.tolist(),
-        greedy=[[mdp.actions[action] for action in step] for step in answer.greedy.tolist()],
+        greedy=[[answer.actions[action] for action in step] for step in answer.greedy.tolist()],
     )
 
 
 @router.get(
     "/v1/environments/{environment}/users/{user}/actions",
     summary="The robust action for a user",
-    description=f"What the robust policy does in this state at this step. {_ROBUST}",
+    description=f"What the robust policy does in this state at this step; of a catalogue, which item to choose. "
+    f"{_ROBUST}",
     responses={200: example(_ACTION), **problems("not-found", "model-not-ready", "corrupt-model")},
 )
 async def actions(
@@ -85,20 +92,21 @@ async def actions(
     user: UserId,
     services: UsedServices,
     _: Reader,
-    state: Annotated[str, Query(min_length=1, max_length=200, description="A name or an index.", examples=["tired"])],
-    step: Annotated[int, Query(ge=0, le=1000, description="From 0.")],
+    state: Annotated[
+        Label | None, Query(description="A state's name or index; a catalogue has none.", examples=["tired"])
+    ] = None,
+    step: Annotated[int, Query(ge=0, le=1000, description="From 0.")] = 0,
     confidence: Confidence = None,
     seed: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")] = None,
 ) -> ActionAnswer:
-    mdp = await _mdp(services, environment)
-    index = state_named(mdp, state)
-    return await _action(services, mdp, user, index, step, confidence, seed)
+    answer = await services.runtime.actions(environment, user, state, step, confidence=confidence, seed=seed)
+    return _action(answer)
 
 
 @router.post(
     "/v1/environments/{environment}/users/{user}/actions",
-    summary="The robust action for a user, by a body",
-    description="The same as the GET, for clients that prefer a body.",
+    summary="The robust action for a user, in a context",
+    description="The same as the GET, for clients that prefer a body, and for catalogues with contexts.",
     responses={
         200: example(_ACTION),
         **problems(
@@ -107,6 +115,7 @@ async def actions(
             "body-too-large",
             "unsupported-media-type",
             "model-not-ready",
+            "encoder-unavailable",
             "corrupt-model",
         ),
     },
@@ -118,39 +127,25 @@ async def actions_by_body(
     services: UsedServices,
     _: Reader,
 ) -> ActionAnswer:
-    mdp = await _mdp(services, environment)
-    index = state_index(mdp, body.state)
-    return await _action(services, mdp, user, index, body.step, body.confidence, body.seed)
+    defined = await get_environment(services.db, environment)
+    _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
+    answer = await services.runtime.actions(
+        environment, user, body.state, body.step, confidence=body.confidence, context=context, seed=body.seed
+    )
+    return _action(answer)
 
 
-async def _action(
-    services: Services,
-    mdp: MdpEnvironment,
-    user: str,
-    state: int,
-    step: int,
-    confidence: float | None,
-    seed: int | None,
-) -> ActionAnswer:
-    if step >= mdp.horizon:
-        raise InvalidInputError(f"step: expected 0 to {mdp.horizon - 1}, the horizon less 1; found {step}.")
-    answer = await services.runtime.actions(mdp.name, user, state, step, confidence=confidence, seed=seed)
+def _action(answer: serving.ActionAnswer) -> ActionAnswer:
     return ActionAnswer(
         **_certificate(answer),
-        state=mdp.states[state],
-        step=step,
-        distribution=dict(zip(mdp.actions, answer.distribution.tolist(), strict=True)),
-        greedy=mdp.actions[answer.greedy],
-        sampled=mdp.actions[answer.sampled],
+        state=answer.state,
+        step=answer.step,
+        planned_from=answer.planned_from,
+        distribution=dict(zip(answer.actions, answer.distribution.tolist(), strict=True)),
+        greedy=answer.actions[answer.greedy],
+        sampled=answer.actions[answer.sampled],
     )
 
 
-async def _mdp(services: Services, name: str) -> MdpEnvironment:
-    environment = await get_environment(services.db, name)
-    if not isinstance(environment, MdpEnvironment):
-        raise InvalidInputError(f"environment {name} is a catalogue; only an MDP has policies: use /rank.")
-    return environment
-
-
-def _certificate(answer: Any) -> dict[str, Any]:
+def _certificate(answer: serving.ActionAnswer | serving.PolicyAnswer) -> dict[str, Any]:
     return {name: getattr(answer, name) for name in _CERTIFICATE}

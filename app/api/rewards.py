@@ -112,7 +112,9 @@ async def rank(
             {
                 "model_version": 1,
                 "feedback_seen": 3,
-                "queries": [{"first": {"item": "a"}, "second": {"item": "b"}, "information": 0.31}],
+                "queries": [
+                    {"first": {"item": "a"}, "second": {"item": "b"}, "information": 0.31, "probability": 0.48}
+                ],
             }
         ),
         **problems("not-found", "model-not-ready", "corrupt-model"),
@@ -130,7 +132,8 @@ async def queries(
         model_version=answer.model_version,
         feedback_seen=answer.feedback_seen,
         queries=[
-            answers.Query(first=one.first, second=one.second, information=one.information) for one in answer.queries
+            answers.Query(first=one.first, second=one.second, information=one.information, probability=one.probability)
+            for one in answer.queries
         ],
     )
 

@@ -12,6 +12,7 @@ from app.api.problems import problems
 from app.api.schemas.base import Id
 from app.api.schemas.users import AdapterSummary, ErasureReceipt, UserAnswer, UserExport
 from app.api.services import UsedServices
+from app.serving import UserSummary
 from app.store import erase_user, export_user, request_refit, serving_state, user_state
 
 router = APIRouter(tags=["users"])
@@ -24,7 +25,7 @@ _USER: dict[str, Any] = {
     "first_at": "2026-05-01T09:30:00Z",
     "last_at": "2026-05-03T18:02:11Z",
     "model_version": 1,
-    "adapter": {"rank": 4, "feedback_seen": 36, "converged": True},
+    "adapter": {"rank": 4, "feedback_seen": 36, "converged": True, "iterations": 5},
 }
 _PREFERENCE: dict[str, Any] = {
     "user": "ada",
@@ -53,7 +54,16 @@ async def get(environment: EnvironmentName, user: UserId, services: UsedServices
         first_at=None if state is None else state.first_at,
         last_at=None if state is None else state.last_at,
         model_version=None if summary is None else summary.model_version,
-        adapter=None if summary is None else AdapterSummary.of(summary),
+        adapter=None if summary is None else _adapter(summary),
+    )
+
+
+def _adapter(summary: UserSummary) -> AdapterSummary:
+    return AdapterSummary(
+        rank=summary.rank,
+        feedback_seen=summary.feedback_seen,
+        converged=summary.converged,
+        iterations=summary.iterations,
     )
 
 

@@ -1,10 +1,10 @@
 """Answers about one user, on the wire: rewards, rankings, policies, actions, queries."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from app.api.schemas.base import MAX_BATCH, Answer, Body
+from app.api.schemas.base import MAX_BATCH, Answer, Body, Label, by_type
 from app.api.schemas.options import ContextBody, OptionBody
 
 REWARD = (
@@ -58,7 +58,9 @@ class RankAnswer(Grounded):
 
 
 class PolicyBody(Body):
-    confidence: float | None = Field(default=None, gt=0, lt=1, description="The environment's if absent.")
+    confidence: float | None = Field(
+        default=None, ge=0, lt=1, description="The environment's if absent; 0 trusts the estimate."
+    )
 
 
 class Certificate(Grounded):
@@ -72,6 +74,8 @@ class Certificate(Grounded):
     upper: float = Field(description="No policy's worst case is better than this.")
     gap: float = Field(description="upper - lower: what a better solution could still gain.")
     nominal: float = Field(description="How much better than the reference the policy is for the expected rewards.")
+    greedy_nominal: float = Field(description="The most that any policy is worth for the expected rewards.")
+    greedy_lower: float = Field(description="What the policy that reaches it is worth in its own worst case.")
     beta: float = Field(description="Radius of the set of rewards, in standard errors.")
     converged: bool = Field(description="Whether the gap is within the tolerance.")
     reason: str = Field(description="Why the planner stopped.")
@@ -79,7 +83,7 @@ class Certificate(Grounded):
 
 class PolicyAnswer(Certificate):
     states: list[str]
-    actions: list[str]
+    actions: list[str] = Field(description="For a catalogue, its items' ids.")
     policy: list[list[list[float]]] = Field(description="Probability of each action, by step, state and action.")
     greedy: list[list[str]] = Field(description="The likeliest action, by step and state.")
 
@@ -87,14 +91,25 @@ class PolicyAnswer(Certificate):
 class ActionAnswer(Certificate):
     state: str
     step: int
+    planned_from: Literal["start", "state"] = Field(
+        description="`state`: the policy from the start never comes here at this step, so what remains was planned "
+        "from here, and the bounds are those of what remains."
+    )
     distribution: dict[str, float] = Field(description="Probability of each action, by name.")
     greedy: str = Field(description="The likeliest action.")
     sampled: str = Field(description="Drawn from the distribution; the same again for the same `seed`.")
 
 
+State = Annotated[
+    Annotated[int, Field(ge=0, le=1_000_000), Tag("@number")] | Annotated[Label, Tag("@name")],
+    by_type({int: "@number", str: "@name"}, "a state's name or index"),
+]
+
+
 class ActionBody(PolicyBody):
-    state: str | int = Field(description="A state's name or index.")
-    step: int = Field(ge=0, description="From 0.")
+    state: State | None = Field(default=None, description="A state's name or index; a catalogue has none.")
+    step: int = Field(default=0, ge=0, le=1000, description="From 0.")
+    context: ContextBody | None = Field(default=None, description="What a catalogue's item is chosen for.")
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")
 
 
@@ -102,6 +117,7 @@ class Query(Answer):
     first: dict[str, Any] = Field(description="An option, as preferences take it.")
     second: dict[str, Any]
     information: float = Field(description="Expected information about this user's rewards, in nats.")
+    probability: float = Field(description="That `first` is preferred, as believed now.")
 
 
 class QueriesAnswer(Grounded):

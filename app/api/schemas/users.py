@@ -15,6 +15,7 @@ class AdapterSummary(Answer):
     rank: int = Field(description="Directions users may differ along.")
     feedback_seen: int = Field(description="The user's own preferences that it rests on.")
     converged: bool
+    iterations: int
 
 
 class UserAnswer(Answer):
