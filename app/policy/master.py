@@ -4,8 +4,9 @@ A second-order cone problem in q + 1 unknowns, however many atoms. Newton's meth
 
     t - mu sum_i log(t - a_i - q_i . u) - mu log(beta^2 - ||u||^2),
 
-a self-concordant function (after division by mu) with the parameter m + 2, so that the point for mu is within (m + 2) mu of the optimum, and
-lambda_i = mu / (t - a_i - q_i . u) are the multipliers of the atoms (they sum to 1 at the minimum over t).
+a self-concordant function (after division by mu) with the parameter m + 2, so that the point for mu is within
+(m + 2) mu of the optimum, and lambda_i = mu / (t - a_i - q_i . u) are the
+multipliers of the atoms (they sum to 1 at the minimum over t).
 """
 
 from dataclasses import dataclass
@@ -71,14 +72,14 @@ def _centre(problem: Restricted, u: Real, t: float, mu: float) -> tuple[Real, fl
         hessian[:q, :q] = weighted.T @ weighted + np.eye(q) * (2.0 / room) + np.outer(u, u) * (4.0 / room**2)
         hessian[q, :q] = hessian[:q, q] = -(inverse @ weighted)
         hessian[q, q] = inverse @ inverse
-        step = np.linalg.solve(hessian, -gradient)
+        step: Real = np.asarray(np.linalg.solve(hessian, -gradient), dtype=np.float64)
         decrement = float(-gradient @ step)
         if not np.isfinite(decrement) or decrement <= CENTRED:
             break
         length = _step_length(problem, u, t, mu, step, decrement)
         if length == 0.0:
             break
-        u, t = u + length * step[:q], t + length * step[q]
+        u, t = u + length * step[:q], t + length * float(step[q])
     return u, t
 
 

@@ -57,6 +57,8 @@ class FiniteHorizonMDP:
 
         Parameters
         ----------
+        n_states, n_actions, horizon
+            S, A and H.
         transitions
             One (rows, 4) array, or a sequence of H such arrays; rows of the same (s, a, s2) add up.
         initial
@@ -80,7 +82,12 @@ class FiniteHorizonMDP:
         return cls(1, n_actions, 1, np.ones(1), (kernel,))
 
     def kernel(self, step: int) -> Kernel:
+        """(S * A, S) of the move from `step` to the next."""
         return self.kernels[step if len(self.kernels) > 1 else 0]
+
+    def uniform_policy(self) -> Real:
+        """(H, S, A): any action, everywhere."""
+        return np.full((self.horizon, self.n_states, self.n_actions), 1.0 / self.n_actions)
 
     def policy(self, given: ArrayLike) -> Real:
         """Check a stochastic policy (S, A) or (H, S, A) and return it as (H, S, A).
@@ -104,11 +111,12 @@ class FiniteHorizonMDP:
             step, state = (int(i) for i in np.argwhere(bad)[0])
             raise InvalidMdpError(
                 f"reference_policy: the action probabilities in state {state}, step {step} sum to "
-                f"{full[step, state].sum():.6g}; they must be non-negative and sum to 1 within {PROBABILITY_TOLERANCE:g}.",
+                f"{full[step, state].sum():.6g}; they must be non-negative and sum to 1 within "
+                f"{PROBABILITY_TOLERANCE:g}.",
                 field="reference_policy",
                 index=state,
             )
-        return full
+        return np.asarray(full / full.sum(axis=2, keepdims=True))
 
 
 def _steps(transitions: ArrayLike | Sequence[ArrayLike], horizon: int) -> list[Real]:
@@ -165,7 +173,7 @@ def _kernel(rows: Real, n_states: int, n_actions: int, step: int | None) -> Kern
             index=int(given[0]) if given.size else None,
         )
     coordinates = (pairs, indices[:, 2].astype(np.int64))
-    return csr_array(coo_array((probability, coordinates), shape=(n_states * n_actions, n_states)))
+    return csr_array(coo_array((probability / totals[pairs], coordinates), shape=(n_states * n_actions, n_states)))
 
 
 def _distribution(initial: ArrayLike, n_states: int) -> Real:
@@ -183,7 +191,8 @@ def _distribution(initial: ArrayLike, n_states: int) -> Real:
         )
     if abs(values.sum() - 1.0) > PROBABILITY_TOLERANCE:
         raise InvalidMdpError(
-            f"initial: the probabilities sum to {values.sum():.6g}; they must sum to 1 within {PROBABILITY_TOLERANCE:g}.",
+            f"initial: the probabilities sum to {values.sum():.6g}; they must sum to 1 within "
+            f"{PROBABILITY_TOLERANCE:g}.",
             field="initial",
         )
-    return values
+    return np.asarray(values / values.sum())

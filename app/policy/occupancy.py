@@ -1,7 +1,7 @@
 """Occupancy measures: d_h(s, a), the probability that a policy is in state s and takes action a at step h.
 
-The expected sum of rewards is <r, d>, linear in d, and the d of all policies form a polytope; a mixture of occupancies is
-the occupancy of the policy pi_h(a | s) = d_h(s, a) / sum_a d_h(s, a).
+The expected sum of rewards is <r, d>, linear in d, and the d of all policies form a polytope; a mixture of occupancies
+is the occupancy of the policy pi_h(a | s) = d_h(s, a) / sum_a d_h(s, a).
 """
 
 import numpy as np
