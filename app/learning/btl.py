@@ -3,8 +3,8 @@
     minimise  sum_j a_j (log(1 + exp(eta_j)) - label_j eta_j) + 1/2 sum_b ridge_b ||Theta[:, b]||^2,
     eta_j = <DPhi_j, Theta>,
 
-by Newton steps whose systems are solved by conjugate gradients. The ridge maximises the Laplace evidence by MacKay's fixed
-point ridge_b = gamma_b / ||Theta[:, b]||^2 with gamma_b the effective number of parameters of column b.
+by Newton steps whose systems are solved by conjugate gradients. The ridge maximises the Laplace evidence by MacKay's
+fixed point ridge_b = gamma_b / ||Theta[:, b]||^2 with gamma_b the effective number of parameters of column b.
 """
 
 import numpy as np

@@ -87,7 +87,8 @@ class Comparisons:
         first, second, users = integers(chosen), integers(rejected), integers(user)
         if not first.shape == second.shape == users.shape:
             raise InvalidComparisonsError(
-                f"chosen, rejected and user must have one entry a comparison; found {first.shape}, {second.shape} and {users.shape}."
+                "chosen, rejected and user must have one entry a comparison; "
+                f"found {first.shape}, {second.shape} and {users.shape}."
             )
         if (contexts is None) != (context is None):
             raise InvalidComparisonsError("contexts and context belong together: give both or neither.")
@@ -135,7 +136,7 @@ class Comparisons:
         n, width = len(users), first.shape[1]
         if first.shape != (n, width) or second.shape != (n, width) or width % 2:
             raise InvalidComparisonsError(
-                f"chosen and rejected must be (n, 2H) with n = {n} users' entries; found {first.shape} and {second.shape}."
+                f"chosen and rejected must be (n, 2H) with n = {n}; found {first.shape} and {second.shape}."
             )
         H = width // 2
         _refuse_equal_sides(first, second)

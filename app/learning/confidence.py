@@ -4,8 +4,8 @@
 
     I = sum_i J_i^T (w - w Z_i V_i Z_i^T w) J_i + prior,   J_j = [vec(DPhi_j), vec(DPhi_j W_i^T)],
 
-with B moving only across its own span (B^T dB = 0). `bootstrap_inflation` simulates labels from the fit, refits warm and asks by how
-much the standard errors must grow until 95% intervals cover 95% of the simulated rewards.
+with B moving only across its own span (B^T dB = 0). `bootstrap_inflation` simulates labels from the fit, refits warm
+and asks by how much the standard errors must grow until 95% intervals cover 95% of the simulated rewards.
 """
 
 from collections.abc import Callable, Iterator

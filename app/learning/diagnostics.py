@@ -13,7 +13,9 @@ FAILURE_PROBABILITY = 0.05
 
 @dataclass(frozen=True, slots=True)
 class LogBracketing:
-    """Bounds on the log bracketing number of three model classes (Prop. 1); smaller generalises from fewer comparisons."""
+    """Bounds on the log bracketing number of three model classes (Prop. 1); smaller generalises from fewer
+    comparisons.
+    """
 
     shared: float
     """k (d1 + N d2) log(N N_p / delta): a shared subspace."""
@@ -50,7 +52,9 @@ class Diagnostics:
     ridge: tuple[float, ...]
     """Estimated prior precision of Theta_0's columns."""
     effective_weight: float
-    """What one comparison counts in the fit: 1 when comparisons are independent given the model, less where items recur."""
+    """What one comparison counts in the fit: 1 when comparisons are independent given the model, less where items
+    recur.
+    """
     inflation: float
     """Factor on all standard errors, from the parametric bootstrap; 1 when not calibrated."""
     permutation_rank: int | None = None

@@ -7,7 +7,8 @@ The adapters are random effects, vec(W_i) ~ N(0, T) with T = R (x) S, and R alon
 - gauge: B = Q R, R absorbed by the adapters.
 Each lowers no bound. The bound itself, with c_j at its optimum:
 
-    sum_j a_j ((label_j - 1/2) E[eta_j] - log(2 cosh(c_j / 2))) - sum_i KL(q_i || N(0, T)) - 1/2 sum_b ridge_b ||Theta_0[:, b]||^2
+    sum_j a_j ((label_j - 1/2) E[eta_j] - log(2 cosh(c_j / 2))) - sum_i KL(q_i || N(0, T)) - 1/2 sum_b ridge_b
+    ||Theta_0[:, b]||^2
 
 Source: Jaakkola & Jordan 2000; Polson, Scott & Windle 2013; parameter expansion after Liu, Rubin & Wu 1998.
 """
@@ -87,7 +88,7 @@ def evidence_bound(design: Design, shared: Shared, solution: Solution) -> float:
 
 
 def _divergence(T: Real, solution: Solution) -> float:
-    """sum_i KL(N(m_i, V_i) || N(0, T))"""
+    """The sum over users of KL(N(m_i, V_i) || N(0, T))."""
     p = T.shape[0]
     if p == 0:
         return 0.0
@@ -115,7 +116,8 @@ def _absorb(design: Design, shared: Shared, solution: Solution) -> tuple[Shared,
 def separable_covariance(second_moment: Real, T: Real, k: int, d2: int) -> Real:
     """The next T = R (x) S, R (k, k) and S (d2, d2), by one round of the matrix normal's alternating updates.
 
-    A free (p, p) covariance has too many entries for the users there are; each update maximises the bound in its factor.
+    A free (p, p) covariance has too many entries for the users there are; each update maximises the bound in its
+    factor.
     """
     moment, blocks = second_moment.reshape(k, d2, k, d2), T.reshape(k, d2, k, d2)
     S = np.einsum("abad->bd", blocks)
@@ -123,7 +125,7 @@ def separable_covariance(second_moment: Real, T: Real, k: int, d2: int) -> Real:
     R = _floored(np.einsum("abcd,bd->ac", moment, np.linalg.inv(S)) / d2)
     if d2 > 1:
         S = _floored(np.einsum("abcd,ac->bd", moment, np.linalg.inv(R)) / k)
-    return symmetric(np.kron(R, S))
+    return symmetric(np.asarray(np.kron(R, S), dtype=np.float64))
 
 
 def _floored(T: Real) -> Real:

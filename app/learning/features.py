@@ -64,13 +64,13 @@ class FeatureMap:
             raise FeatureShapeError(
                 f"contexts must have {len(self.context_centre)} features each; found shape {table.shape}."
             )
-        return np.hstack([ones, (table - self.context_centre) @ self.context_basis])
+        return np.hstack([ones, np.asarray((table - self.context_centre) @ self.context_basis)])
 
     def context(self, raw: Real | None) -> Real:
         """(d2,) of one context; none given stands for the average one."""
         if raw is None:
-            return np.eye(1, self.d2)[0]
-        return self.columns(np.atleast_2d(real(raw)))[0]
+            return real(np.eye(1, self.d2)[0])
+        return real(self.columns(np.atleast_2d(real(raw)))[0])
 
 
 def feature_map_of(comparisons: Comparisons) -> FeatureMap:

@@ -285,8 +285,9 @@ def _fitted_scores(design: Design, shared: Shared, adapters: Adapters) -> Real:
 
 
 def _inflation(job: _Job, design: Design, model: Model) -> float:
-    """By the parametric bootstrap. Simulated comparisons are independent: where real ones were found not to be, errors are never
-    shrunk on their account."""
+    """By the parametric bootstrap. Simulated comparisons are independent: where real ones were found not to be,
+    errors are never shrunk on their account.
+    """
 
     def refit(relabelled: Design) -> tuple[Shared, Adapters]:
         Theta_0, ridge = fit_global_with_ridge(relabelled, start=(model.Theta_0, model.shared.ridge))

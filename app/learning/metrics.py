@@ -32,7 +32,8 @@ def evaluate_predictions(prob: ArrayLike, label: ArrayLike, weight: ArrayLike | 
     w = np.ones(len(p)) if weight is None else real(weight)
     if not p.shape == t.shape == w.shape or p.ndim != 1:
         raise ValueError(
-            f"probabilities, labels and weights must have one entry a comparison; found {p.shape}, {t.shape} and {w.shape}."
+            "probabilities, labels and weights must have one entry a comparison; "
+            f"found {p.shape}, {t.shape} and {w.shape}."
         )
     if len(p) == 0:
         raise ValueError("nothing to evaluate: at least one prediction was expected.")

@@ -2,11 +2,12 @@
 
 The bound on ||W_i|| enters as its Lagrangian, a ridge. Blocks alternate, each exactly convex:
 - given (Theta_0, B), every W_i by batched Newton steps (adapters.penalised_maximum);
-- given the W_i, one truncated Newton step for Theta_0 and for B along the horizontal space (B^T dB = 0), with a line search on the
-  loss at the retracted, orthonormal B. An unprojected dB would let B grow and W shrink until the ridge means nothing.
+- given the W_i, one truncated Newton step for Theta_0 and for B along the horizontal space (B^T dB = 0), with a line
+  search on the loss at the retracted, orthonormal B. An unprojected dB would let B grow and W shrink until the ridge
+  means nothing.
 
-Starts: SI (Theta_0 = 0, random adapters), G (Theta_0 from a long global fit), WU (from a short one), each with random adapters and a
-B fitted to them; `spectral` is G with the spectral B.
+Starts: SI (Theta_0 = 0, random adapters), G (Theta_0 from a long global fit), WU (from a short one), each with random
+adapters and a B fitted to them; `spectral` is G with the spectral B.
 """
 
 from collections.abc import Callable

@@ -273,7 +273,7 @@ def compressed(factor: Real) -> Real:
     """A factor of the same covariance with no more columns than rows."""
     if factor.shape[1] <= factor.shape[0]:
         return factor
-    return np.ascontiguousarray(np.linalg.qr(factor.T, mode="r").T)
+    return np.ascontiguousarray(np.linalg.qr(factor.T)[1].T)
 
 
 def _stacked(adapters: Adapters | Sequence[Adapter]) -> tuple[Real, Real]:

@@ -1,8 +1,8 @@
 """What to ask a user next: the pairs whose answers teach most.
 
-The gain of a pair is the information of its answer about the adapter, log(1 + w z^T V z) / 2 nats, with z = vec(B^T DPhi) and
-w = sigma'(E[eta]) times the comparison's effective weight. A batch is chosen greedily; after each pair V shrinks by a rank-one update,
-so that the pairs don't all ask the same thing.
+The gain of a pair is the information of its answer about the adapter, log(1 + w z^T V z) / 2 nats, with z = vec(B^T
+DPhi) and w = sigma'(E[eta]) times the comparison's effective weight. A batch is chosen greedily; after each pair V
+shrinks by a rank-one update, so that the pairs don't all ask the same thing.
 """
 
 from collections.abc import Iterable

@@ -1,9 +1,10 @@
 """Choosing the rank and the effective weight of a comparison on held-out comparisons.
 
-A user's comparisons often share items, so random rows would be half known. Where a user's comparisons fall into groups that share
-no item (choice tasks, separate questions), whole groups are held out; where they hang together by recurring items, a third of the
-user's items is held out, comparisons among those validate, and the mixed ones are left aside. Trajectories visit the same states
-over and over, and their features are those states: there rows are held out as they are.
+A user's comparisons often share items, so random rows would be half known. Where a user's comparisons fall into
+groups that share no item (choice tasks, separate questions), whole groups are held out; where they hang together by
+recurring items, a third of the user's items is held out, comparisons among those validate, and the mixed ones are
+left aside. Trajectories visit the same states over and over, and their features are those states: there rows are held
+out as they are.
 """
 
 from collections.abc import Callable
@@ -109,7 +110,8 @@ def choose(
     start: tuple[int, float],
     weights: tuple[float, ...] = WEIGHTS,
 ) -> Choice:
-    """Walk over effective weights at one rank, then over ranks at the best weight, up while it pays and down while it costs nothing.
+    """Walk over effective weights at one rank, then over ranks at the best weight, up while it pays and down while it
+    costs nothing.
 
     A higher rank must gain more than one standard error over users, paired; rank 0 is one model for everybody.
     """
@@ -134,18 +136,20 @@ def choose(
         rank = lower
     if rank and ranks[0] == 0 and not _pays(trial(0, 1.0), trial(rank, weight)):
         rank = 0
-    return Choice(rank, weight if rank else 1.0, tuple(tried.values()), _explain(ranks, trial, rank, weight))
+    return Choice(rank, weight if rank else 1.0, tuple(tried.values()), _explain(tried, rank))
 
 
-def _explain(ranks: tuple[int, ...], trial: Callable[[int, float], Trial], rank: int, weight: float) -> str:
-    if 0 not in ranks:
+def _explain(tried: dict[tuple[int, float], Trial], rank: int) -> str:
+    if (0, 1.0) not in tried:
         return "the rank was given; the effective weight is the best on held-out comparisons"
-    shown = rank or min(r for r in ranks if r > 0)
-    gain, error = _paired_gain(trial(0, 1.0), trial(shown, weight))
+    shown = min((t for t in tried.values() if t.rank == rank or (rank == 0 < t.rank)), key=lambda t: t.log_loss)
+    gain, error = _paired_gain(tried[0, 1.0], shown)
     margin = f"{gain:.4f} nats a comparison, standard error {error:.4f}"
     if rank == 0:
-        return f"held-out comparisons show no reliable gain of rank {shown} over one model for everybody ({margin})"
-    return f"the smallest rank that held-out comparisons do not tell from the best; gain over one model for everybody: {margin}"
+        return (
+            f"held-out comparisons show no reliable gain of rank {shown.rank} over one model for everybody ({margin})"
+        )
+    return f"the smallest rank not worse than the best on held-out comparisons; its gain over rank 0: {margin}"
 
 
 def _best_weight(weights: tuple[float, ...], start: float, loss: Callable[[float], float]) -> float:

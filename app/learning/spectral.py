@@ -1,8 +1,8 @@
 """The spectral start, and the same statistic as a test of whether users differ at all.
 
 With F the pooled Fisher matrix over row features and G_i the whitened score matrix of user i at Theta_0,
-G_i = F^{-1/2} sum_j e_j DPhi_j, the U-statistic sum_i (G_i G_i^T - sum_j g_j g_j^T) has expectation zero when users do not
-differ, and its leading eigenvectors span the directions along which they do.
+G_i = F^{-1/2} sum_j e_j DPhi_j, the U-statistic sum_i (G_i G_i^T - sum_j g_j g_j^T) has expectation zero when users
+do not differ, and its leading eigenvectors span the directions along which they do.
 """
 
 from dataclasses import dataclass
@@ -58,8 +58,8 @@ def rank_by_permutation(
 def leftover_energy(design: Design, scores: Real, B: Real) -> float:
     """An estimate of sum_i ||(I - B B^T) (Theta_i - fitted Theta_i)||_F^2: what rank k leaves out, in log-odds squared.
 
-    By moments: to first order a user's score at the fit is F_i times what the fit misses, so the U-statistic divided by the
-    squared information estimates its second moment, without the noise.
+    By moments: to first order a user's score at the fit is F_i times what the fit misses, so the U-statistic divided
+    by the squared information estimates its second moment, without the noise.
     """
     residual = _residuals(design, scores)
     w = design.weight * curvature(scores)
@@ -83,7 +83,7 @@ def _whitener(design: Design, scores: Real) -> Real:
 
 
 def _between(design: Design, residual: Real, user: Int, own: Real) -> Real:
-    """sum over users of (sum_j e_j DPhi_j)(...)^T less each comparison's own square, unwhitened."""
+    """Sum over users of (sum_j e_j DPhi_j)(...)^T less each comparison's own square, unwhitened."""
     chooser = csr_array((residual, (user, np.arange(design.n))), shape=(design.n_users, design.n))
     total = -own
     for S in design.blocks:

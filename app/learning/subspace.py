@@ -15,7 +15,7 @@ def principal_angle_distance(B1: Real, B2: Real) -> float:
         raise ValueError(
             f"subspaces of the same space were expected; found dimensions {Q1.shape[0]} and {Q2.shape[0]}."
         )
-    # ||P1 - P2||_F^2 = k1 + k2 - 2 ||Q1^T Q2||_F^2, taken from the part outside so that small distances keep their digits.
+    # ||P1 - P2||_F^2 = k1 + k2 - 2 ||Q1^T Q2||_F^2, from the parts outside so that small distances keep their digits.
     outside = np.linalg.norm(Q1 - Q2 @ (Q2.T @ Q1)) ** 2 + np.linalg.norm(Q2 - Q1 @ (Q1.T @ Q2)) ** 2
     return float(np.sqrt(0.5 * outside))
 

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from app.learning import Comparisons
+from app.learning.adapters import posterior
+from app.learning.design import design_of
+from app.learning.evidence import spread_products
+from app.learning.features import feature_map_of
+from tests.support.learning_references import dense_designs
+from tests.support.learning_worlds import catalogue, in_contexts, tabular
+
+
+def worlds() -> list[Comparisons]:
+    rng = np.random.default_rng(3)
+    return [
+        catalogue(rng, n_users=5, per_user=7).comparisons,
+        in_contexts(rng, n_users=4, per_user=9),
+        tabular(rng, n_users=4, per_user=6).comparisons,
+    ]
+
+
+@pytest.mark.parametrize("comparisons", worlds(), ids=["catalogue", "contexts", "tabular"])
+def test_operators_agree_with_dense_designs(comparisons: Comparisons) -> None:
+    features, rng = feature_map_of(comparisons), np.random.default_rng(4)
+    design = design_of(comparisons, features)
+    D = dense_designs(comparisons, features)[design.order]
+    n, d1, d2 = D.shape
+    Theta, B, r, R = (rng.standard_normal(shape) for shape in ((d1, d2), (d1, 3), n, (n, 3, d2)))
+    np.testing.assert_allclose(design.dense(np.arange(n)), D, atol=1e-12)
+    np.testing.assert_allclose(design.scores(Theta), np.einsum("nab,ab->n", D, Theta), atol=1e-12)
+    np.testing.assert_allclose(design.project(B), np.einsum("nab,ac->ncb", D, B), atol=1e-12)
+    np.testing.assert_allclose(design.adjoint_scores(r), np.einsum("nab,n->ab", D, r), atol=1e-11)
+    np.testing.assert_allclose(design.adjoint_project(R), np.einsum("nab,ncb->ac", D, R), atol=1e-11)
+    np.testing.assert_allclose(design.grams(r**2), np.einsum("nab,neb,n->bae", D, D, r**2), atol=1e-11)
+
+
+def test_buckets_hold_every_comparison_once() -> None:
+    rng = np.random.default_rng(5)
+    user = np.repeat(np.arange(6), [1, 1000, 3, 0, 4, 40])
+    first = rng.integers(0, 9, len(user))
+    c = Comparisons.from_pairs(rng.standard_normal((10, 3)), first, first + 1, user=user, n_users=6)
+    design = design_of(c, feature_map_of(c))
+    rows = np.concatenate([bucket.index.ravel() for bucket in design.buckets])
+    np.testing.assert_array_equal(np.sort(rows[rows < design.n]), np.arange(design.n))
+    for bucket in design.buckets:
+        for u, index in zip(bucket.users, bucket.index, strict=True):
+            assert set(design.user[index[index < design.n]]) == {u}
+
+
+def test_spread_products_are_each_users_own() -> None:
+    c = catalogue(np.random.default_rng(6), n_users=5, per_user=4).comparisons
+    design = design_of(c, feature_map_of(c))
+    Z = design.project(np.eye(6)[:, :2])
+    V = posterior(design, np.zeros(design.n), Z, np.eye(2)).covariances
+    Z_flat = Z.reshape(design.n, 2)
+    np.testing.assert_allclose(
+        spread_products(design, V, Z_flat), [V[u] @ z for u, z in zip(design.user, Z_flat, strict=True)], atol=1e-12
+    )
+
+
+def test_half_life_halves_the_weight_of_each_such_age() -> None:
+    c = Comparisons.from_pairs(np.eye(3), [0, 1, 2], [1, 2, 0], user=[0, 0, 0], age_seconds=[0.0, 10.0, 20.0])
+    design = design_of(c, feature_map_of(c), half_life_seconds=10.0)
+    np.testing.assert_allclose(design.weight, [1.0, 0.5, 0.25])
+
+
+def test_tabular_features_stay_exactly_as_they_are() -> None:
+    c = tabular(np.random.default_rng(7), n_users=3, per_user=5).comparisons
+    features = feature_map_of(c)
+    np.testing.assert_array_equal(features.items(c.X), np.eye(8))
+    np.testing.assert_array_equal(features.columns(c.Y), np.eye(2))
+
+
+def test_a_constant_feature_is_centred_and_not_blown_up() -> None:
+    X = np.column_stack([np.full(4, 3.0), np.arange(4.0)])
+    c = Comparisons.from_pairs(X, [0, 1], [2, 3], user=[0, 0])
+    np.testing.assert_array_equal(feature_map_of(c).items(c.X)[:, 0], np.zeros(4))
