@@ -93,7 +93,7 @@ def evaluate(
     said = comparisons(table, environment)
     train, test = said.subset(split.train), said.subset(split.scored)
     new = fit(train, rank=environment.rank, rng=rng, warm_start=current, calibrate=False, progress=report)
-    everybody = fit(train, rank=0, rng=rng, calibrate=False, progress=report)
+    everybody = fit(train, rank=0, rng=rng, calibrate=False)
     probabilities = {"global": everybody.predict(test), "new": new.predict(test)}
     own = per_user_probabilities(everybody, train, test, _inner(split))
     if own is not None:

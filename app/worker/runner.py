@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 CONCURRENCY = 2
 """Refits at once, of different environments: a long one does not hold up a short one."""
 
+POLL_SECONDS = 1.0
+"""New jobs announce themselves; retries, and jobs whose lock has come free, are found by looking."""
+
 GRACE_SECONDS = 30.0
 """How long a shutdown waits for fits to come to the end of a pass."""
 
@@ -64,6 +67,7 @@ async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Ev
                 queues=[QUEUE],
                 concurrency=CONCURRENCY,
                 install_signal_handlers=False,
+                fetch_job_polling_interval=POLL_SECONDS,
                 shutdown_graceful_timeout=GRACE_SECONDS,
                 update_heartbeat_interval=stalled / 3,
                 stalled_worker_timeout=stalled,
