@@ -1,8 +1,8 @@
-"""The restricted problem of the robust planner: min t subject to a_i + q_i . u <= t and ||u|| <= beta.
+"""The restricted problem of the robust planner: min t subject to a_i + q_i . u <= t and ||u|| <= 1.
 
 A second-order cone problem in q + 1 unknowns, however many atoms. Newton's method follows the central path of
 
-    t - mu sum_i log(t - a_i - q_i . u) - mu log(beta^2 - ||u||^2),
+    t - mu sum_i log(t - a_i - q_i . u) - mu log(1 - ||u||^2),
 
 a self-concordant function (after division by mu) with the parameter m + 2, so that the point for mu is within
 (m + 2) mu of the optimum, and lambda_i = mu / (t - a_i - q_i . u) are the
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.policy.mdp import Real
+from app.policy.newton import newton_direction
 
 NEWTON_STEPS = 60
 """More than any centring took in the tests; what is left then is still a feasible point."""
@@ -31,20 +32,19 @@ class Restricted:
     """(m,) a_i"""
     gradients: Real
     """(m, q) q_i"""
-    beta: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CentralPoint:
     u: Real
-    """(q,) strictly inside the ball."""
+    """(q,) strictly inside the unit ball."""
     weights: Real
     """(m,) multipliers of the atoms, summing to 1."""
 
 
 def central_point(problem: Restricted, start: Real, *, accuracy: float) -> CentralPoint:
-    """Follow the central path until its point is within `accuracy` of the restricted optimum."""
-    u = start * (0.99 * min(1.0, problem.beta / max(float(np.linalg.norm(start)), 1e-300)))
+    """Follow the central path from `start`, strictly inside, to within `accuracy` of the restricted optimum."""
+    u = start
     scores = problem.values + problem.gradients @ u
     final = accuracy / (scores.size + 2)
     mu = max(final, float(np.ptp(scores)) / scores.size)
@@ -62,7 +62,7 @@ def _centre(problem: Restricted, u: Real, t: float, mu: float) -> tuple[Real, fl
     q = u.size
     for _ in range(NEWTON_STEPS):
         slack = t - problem.values - problem.gradients @ u
-        room = problem.beta**2 - float(u @ u)
+        room = 1.0 - float(u @ u)
         inverse = 1.0 / slack
         weighted = problem.gradients * inverse[:, None]
         gradient = np.empty(q + 1)
@@ -72,7 +72,7 @@ def _centre(problem: Restricted, u: Real, t: float, mu: float) -> tuple[Real, fl
         hessian[:q, :q] = weighted.T @ weighted + np.eye(q) * (2.0 / room) + np.outer(u, u) * (4.0 / room**2)
         hessian[q, :q] = hessian[:q, q] = -(inverse @ weighted)
         hessian[q, q] = inverse @ inverse
-        step: Real = np.asarray(np.linalg.solve(hessian, -gradient), dtype=np.float64)
+        step = newton_direction(hessian, gradient)
         decrement = float(-gradient @ step)
         if not np.isfinite(decrement) or decrement <= CENTRED:
             break
@@ -97,7 +97,7 @@ def _step_length(problem: Restricted, u: Real, t: float, mu: float, step: Real, 
 
 def _barrier(problem: Restricted, u: Real, t: float, mu: float) -> float:
     slack = t - problem.values - problem.gradients @ u
-    room = problem.beta**2 - float(u @ u)
+    room = 1.0 - float(u @ u)
     if room <= 0 or slack.min() <= 0:
         return np.inf
     return t / mu - float(np.log(slack).sum()) - float(np.log(room))

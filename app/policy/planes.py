@@ -1,8 +1,8 @@
 """Cutting planes: the next u is the central point of the restricted problem over the atoms found so far.
 
-The restricted problem, min_{u, t} t subject to a_i + q_i . u <= t and ||u|| <= beta, is followed along its central path
+The restricted problem, min_{u, t} t subject to a_i + q_i . u <= t and ||u|| <= 1, is followed along its central path
 (`app.policy.master`) and left early while the gap is large, so that the next u is well inside: that stabilises the
-planes. Its multipliers mix the atoms to a primal policy. Taking u from -beta q / ||q|| of that mixture instead stalls
+planes. Its multipliers mix the atoms to a primal policy. Taking u from -q / ||q|| of that mixture instead stalls
 as soon as the optimum makes the uncertainty vanish (q = 0), the usual case for a large beta.
 """
 
@@ -35,11 +35,10 @@ def _next(search: Search, u: Real) -> Real:
     restricted = Restricted(
         np.array([atom.value for atom in search.atoms]),
         np.vstack([atom.gradient for atom in search.atoms]),
-        search.problem.beta,
     )
     gap = search.gap
     for share in (CENTRAL_SHARE, CENTRAL_SHARE**2):
-        point = central_point(restricted, u, accuracy=share * max(gap, ROUNDING * search.stake))
+        point = central_point(restricted, u, accuracy=share * max(gap, ROUNDING * search.problem.magnitude))
         search.offer(_mixture(search, point))
         u = point.u
         if search.gap < gap * (1 - CENTRAL_SHARE):

@@ -51,11 +51,11 @@ class RobustPolicy:
     """What this policy is worth at the estimated rewards."""
     beta: float
     worst_case: Real
-    """(q,) the u at which the upper bound was found; a start for the next request."""
+    """(q,) the u, of length beta at most, at which the upper bound was found; a start for the next request."""
     stake: float
     """What the greedy policy promises over the reference at the estimated rewards."""
     relative_gap: float
-    """`gap` over the upper bound, or over a hundredth of the stake if that is more (near 0 all else has no size)."""
+    """`gap` over the upper bound, or over a hundredth of the stake if that is more."""
     iterations: int
     """Backward inductions."""
     converged: bool
@@ -121,12 +121,12 @@ def robust_policy(
     _check(mdp, mean, factor, beta, tolerance, max_iterations)
     reference_policy = mdp.uniform_policy() if isinstance(reference, str) else mdp.policy(reference)
     measure = occupancy(mdp, reference_policy)
-    problem = Problem(mdp, mean.ravel(), factor, beta, reference_policy, measure)
+    problem = Problem(mdp, mean.ravel(), beta * factor, reference_policy, measure)
     deadline = None if clock is None or time_budget_seconds is None else clock() + time_budget_seconds
     search = Search(problem, Limits(tolerance, max_iterations, deadline, clock, progress))
-    if beta == 0 or not factor.any():
-        return _nominal(search)
-    return _certified(search, _run(search, _start(warm_start, problem)))
+    if not problem.factor.any():
+        return _nominal(search, beta)
+    return _certified(search, beta, _run(search, _start(warm_start, beta, factor.shape[1])))
 
 
 def _run(search: Search, start: Real) -> Reason:
@@ -156,34 +156,33 @@ def _check(mdp: FiniteHorizonMDP, mean: Real, factor: Real, beta: float, toleran
         raise ValueError(f"max_iterations: it is {max_iterations}; it must be at least 1.")
 
 
-def _start(warm_start: Real | None, problem: Problem) -> Real:
-    """A point well inside the ball, whatever was given."""
-    q = problem.factor.shape[1]
+def _start(warm_start: Real | None, beta: float, q: int) -> Real:
+    """A point well inside the unit ball, whatever was given."""
     if warm_start is None or warm_start.shape != (q,) or not np.isfinite(warm_start).all():
         return np.zeros(q)
-    length = float(np.linalg.norm(warm_start))
-    return warm_start * min(1.0, INSIDE * problem.beta / length) if length > 0 else np.zeros(q)
+    u = warm_start / beta
+    return np.asarray(u * min(1.0, INSIDE / max(float(np.linalg.norm(u)), INSIDE)))
 
 
-def _nominal(search: Search) -> RobustPolicy:
+def _nominal(search: Search, beta: float) -> RobustPolicy:
     """Without uncertainty the best response is the answer, exactly."""
     policy = search.problem.best_response(search.worst_case)
     value = search.stake
-    return _answer(search, stochastic(search.problem.mdp, policy), value, value, "tolerance")
+    return _answer(search, beta, stochastic(search.problem.mdp, policy), value, value, "tolerance")
 
 
-def _certified(search: Search, reason: Reason) -> RobustPolicy:
+def _certified(search: Search, beta: float, reason: Reason) -> RobustPolicy:
     """Certify the very policy that is returned."""
     problem = search.problem
     policy = search.mixture()
     value, gradient = problem.advantage(occupancy(problem.mdp, policy))
     lower = problem.worth(value, gradient)
     if lower < 0:
-        return _answer(search, problem.reference, 0.0, 0.0, reason)
-    return _answer(search, policy, lower, value, reason)
+        return _answer(search, beta, problem.reference, 0.0, 0.0, reason)
+    return _answer(search, beta, policy, lower, value, reason)
 
 
-def _answer(search: Search, policy: Real, lower: float, nominal: float, reason: Reason) -> RobustPolicy:
+def _answer(search: Search, beta: float, policy: Real, lower: float, nominal: float, reason: Reason) -> RobustPolicy:
     upper = max(search.upper, lower)
     gap = upper - lower
     return RobustPolicy(
@@ -193,8 +192,8 @@ def _answer(search: Search, policy: Real, lower: float, nominal: float, reason: 
         lower=lower,
         upper=upper,
         nominal=nominal,
-        beta=search.problem.beta,
-        worst_case=search.worst_case,
+        beta=beta,
+        worst_case=beta * search.worst_case,
         stake=search.stake,
         relative_gap=gap / search.scale if gap > 0 else 0.0,
         iterations=search.iterations,

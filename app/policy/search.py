@@ -1,8 +1,9 @@
 """What a search for the robust policy knows: the problem, the policies found, and the bounds they prove.
 
-Symbols: r_hat and L are the mean and the factor of the rewards, d - d_ref a policy's occupancy less the reference's,
-and an atom a policy with its a = <r_hat, d - d_ref> and q = L^T (d - d_ref). A mixture of atoms is worth a - beta ||q||,
-which is a lower bound of the optimum; g(u) = max_d <r_hat + L u, d - d_ref>, ||u|| <= beta, is an upper bound.
+Symbols: r_hat is the mean of the rewards and L their factor times beta, so that u lies in the unit ball; d - d_ref is a
+policy's occupancy less the reference's; an atom is a policy with its a = <r_hat, d - d_ref> and q = L^T (d - d_ref).
+A mixture of atoms is worth a - ||q||, which is a lower bound of the optimum; g(u) = max_d <r_hat + L u, d - d_ref>,
+||u|| <= 1, is an upper bound.
 """
 
 from collections.abc import Callable
@@ -39,17 +40,11 @@ class Problem:
     mean: Real
     """(S * A,)"""
     factor: Real
-    """(S * A, q)"""
-    beta: float
+    """(S * A, q), times beta"""
     reference: Real
     """(H, S, A)"""
     reference_measure: Real
     """(H, S, A)"""
-
-    @property
-    def reference_visits(self) -> Real:
-        """(S * A,)"""
-        return np.asarray(self.reference_measure.sum(axis=0).ravel())
 
     def rewards(self, u: Real) -> Real:
         """(S, A) at a point of the ellipsoid."""
@@ -58,13 +53,19 @@ class Problem:
     def best_response(self, u: Real) -> Int:
         return backward_induction(self.mdp, self.rewards(u)).policy
 
+    @property
+    def magnitude(self) -> float:
+        """Largest expected sum of rewards there can be, for judging rounding."""
+        return self.mdp.horizon * float(np.abs(self.mean).max())
+
     def advantage(self, measure: Real) -> tuple[float, Real]:
         """<r_hat, d - d_ref> and L^T (d - d_ref)."""
         difference = (measure - self.reference_measure).sum(axis=0).ravel()
         return float(self.mean @ difference), difference @ self.factor
 
-    def worth(self, value: float, gradient: Real) -> float:
-        return value - self.beta * float(np.linalg.norm(gradient))
+    @staticmethod
+    def worth(value: float, gradient: Real) -> float:
+        return value - float(np.linalg.norm(gradient))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +99,7 @@ class Search:
     upper: float = np.inf
     worst_case: Real = field(init=False)
     stake: float = 0.0
-    """What the greedy policy promises over the reference: g(0)."""
+    """What the greedy policy promises over the reference, which is g(0)."""
     iterations: int = 0
 
     def __post_init__(self) -> None:
@@ -138,11 +139,10 @@ class Search:
 
     def stopped(self) -> Reason | None:
         """Report, and say whether and why it is time to stop."""
-        limits, mdp = self.limits, self.problem.mdp
+        limits = self.limits
         if limits.progress is not None:
             limits.progress(PlanProgress(self.iterations, self.lower, max(self.upper, self.lower)))
-        largest = mdp.horizon * float(np.abs(self.problem.mean).max())
-        if self.gap <= max(limits.tolerance * self.scale, ROUNDING * largest):
+        if self.gap <= max(limits.tolerance * self.scale, ROUNDING * self.problem.magnitude):
             return "tolerance"
         if self.iterations >= limits.max_iterations:
             return "iterations"

@@ -3,9 +3,9 @@
 The dual g is piecewise linear, with so many pieces that cutting planes see a curved function and need hundreds of
 atoms. For a temperature tau > 0 (log-odds) replace every maximum of the induction by tau log sum exp(. / tau):
 
-    F_tau(u) = max_d { <r_hat + L u, d - d_ref> + tau * entropy of the policy along d } - tau log(1 - ||u||^2 / beta^2).
+    F_tau(u) = max_d { <r_hat + L u, d - d_ref> + tau * entropy of the policy along d } - tau log(1 - ||u||^2).
 
-Its optimal policy is softmax of Q / tau, its gradient L^T (d_tau - d_ref) + 2 tau u / (beta^2 - ||u||^2), and its
+Its optimal policy is softmax of Q / tau, its gradient L^T (d_tau - d_ref) + 2 tau u / (1 - ||u||^2), and its
 Hessian has q dimensions only: with D_h(s, a) the derivative of Q_h(s, a) in u,
 
     (1 / tau) sum_h E_{d_tau} [ Cov_{a ~ pi_tau(. | s)} D_h(s, a) ]   plus that of the barrier.
@@ -20,6 +20,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from app.policy.mdp import Real
+from app.policy.newton import newton_direction
 from app.policy.occupancy import occupancy
 from app.policy.search import Atom, Problem, Reason, Search
 
@@ -86,8 +87,7 @@ def _level(search: Search, u: Real, tau: float) -> tuple[Real, int, Reason | Non
     """Minimise F_tau by damped Newton steps; return the minimiser, the steps and perhaps why the search stops."""
     here = _evaluate(search, u, tau)
     for step in range(1, MOST_STEPS + 2):
-        hessian = _curvature(search.problem, here, tau)
-        direction = np.asarray(np.linalg.solve(hessian, -here.gradient), dtype=np.float64)
+        direction = newton_direction(_curvature(search.problem, here, tau), here.gradient)
         decrement = -float(here.gradient @ direction)
         if not decrement > CENTRED * tau and _good_enough(search, here, decrement, tau):
             break
@@ -103,7 +103,7 @@ def _level(search: Search, u: Real, tau: float) -> tuple[Real, int, Reason | Non
 
 def _good_enough(search: Search, here: _Smooth, decrement: float, tau: float) -> bool:
     """Whether the gap is due to the temperature rather than to what is left of the gradient (or nothing is left)."""
-    residual = search.problem.beta * float(np.linalg.norm(here.gradient))
+    residual = float(np.linalg.norm(here.gradient))
     return residual < 0.25 * search.gap or decrement < 1e-14 * tau
 
 
@@ -113,10 +113,9 @@ def _step(search: Search, here: _Smooth, direction: Real, decrement: float, tau:
     F_tau is convex, so slopes say it all; differences of its values drown in rounding near the minimum.
     """
     length = 1.0
-    beta_squared = search.problem.beta**2
     while length > 1e-9:
         u = here.u + length * direction
-        if float(u @ u) >= beta_squared:
+        if _room(u) <= 0:
             length *= 0.5
             continue
         ahead = _evaluate(search, u, tau)
@@ -136,14 +135,14 @@ def _evaluate(search: Search, u: Real, tau: float) -> _Smooth:
     measure = occupancy(problem.mdp, policy)
     value, uncertainty = problem.advantage(measure)
     search.iterations += 1
-    gradient = uncertainty + 2.0 * tau * u / _room(problem, u)
+    gradient = uncertainty + 2.0 * tau * u / _room(u)
     here = _Smooth(u, Atom(policy, value, uncertainty), policy, measure, gradient)
     search.offer([(1.0, here.atom)])
     return here
 
 
-def _room(problem: Problem, u: Real) -> float:
-    return problem.beta**2 - float(u @ u)
+def _room(u: Real) -> float:
+    return 1.0 - float(u @ u)
 
 
 def _soft_induction(problem: Problem, u: Real, tau: float) -> Real:
@@ -181,6 +180,6 @@ def _curvature(problem: Problem, here: _Smooth, tau: float) -> Real:
         slopes = chosen @ derivative
         spread = (derivative - slopes[states]) * np.sqrt(visits[rows])[:, None]
         hessian += spread.T @ spread
-    room = _room(problem, here.u)
+    room = _room(here.u)
     barrier = (2.0 / room) * np.eye(q) + (4.0 / room**2) * np.outer(here.u, here.u)
     return np.asarray(hessian / tau + tau * barrier)
