@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from app.domain import Context, FeaturesOption, InvalidInputError, Preference, RefitPolicy, TrajectoryOption
+from app.domain import Context, FeaturesOption, InvalidInputError, Option, Preference, RefitPolicy, TrajectoryOption
 from app.domain.arrays import ItemTable
 from app.policy import FiniteHorizonMDP
 from app.serving import ServingRuntime
@@ -206,7 +206,7 @@ async def test_what_an_mdp_cannot_have_gets_a_sentence(
 ) -> None:
     await learnt(db, database_url, environment_name)
     context = Context(np.zeros(2, dtype=np.float32))
-    wrong = {
+    wrong: dict[str, list[Option]] = {
         "a trajectory was expected": [FeaturesOption(np.zeros(2, dtype=np.float32))],
         "it has 2 steps": [TrajectoryOption((0, 0), (0, 0))],
         "lies outside": [TrajectoryOption((0, 0, 2), (0, 0, 0))],

@@ -1,10 +1,14 @@
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from app.serving.memo import Memo
 
 pytestmark = pytest.mark.anyio
+
+V = TypeVar("V")
 
 
 async def test_what_several_ask_for_at_once_is_computed_once() -> None:
@@ -94,12 +98,12 @@ async def test_dropped_keys_are_computed_anew() -> None:
     assert await memo.get(0, value_of(100)) == 100
 
 
-def value_of(value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201 - one helper for several types
-    async def compute():  # type: ignore[no-untyped-def] # noqa: ANN202
+def value_of(value: V) -> Callable[[], Awaitable[V]]:
+    async def compute() -> V:
         return value
 
     return compute
 
 
-async def never() -> int:
+async def never() -> NoReturn:
     raise AssertionError("it is kept, so nobody computes it")

@@ -25,7 +25,8 @@ def tastes(n_users: int, dim: int, *, seed: int = 0) -> NDArray[np.float64]:
     """(N, dim): a common taste, and strong differences along two directions."""
     rng = np.random.default_rng(seed)
     directions = np.linalg.qr(rng.normal(size=(dim, 2)))[0]
-    return rng.normal(size=dim) * 0.5 + 3.0 * rng.normal(size=(n_users, 2)) @ directions.T
+    personal: NDArray[np.float64] = 3.0 * rng.normal(size=(n_users, 2)) @ directions.T
+    return rng.normal(size=dim) * 0.5 + personal
 
 
 def choices(
@@ -93,7 +94,7 @@ def _walk(horizon: int, rng: np.random.Generator) -> TrajectoryOption:
 async def working(url: str, *, retry_seconds: float = 0.05, **settings: float) -> AsyncIterator[None]:
     """A worker of this process; it notices the end of the block and comes to its own."""
     stop = asyncio.Event()
-    chosen = Settings(_env_file=None, **{"schedule_seconds": 0.2, "stalled_seconds": 3.0, **settings})  # type: ignore[arg-type]
+    chosen = Settings(**{"schedule_seconds": 0.2, "stalled_seconds": 3.0, **settings})  # type: ignore[arg-type]
     worker = asyncio.create_task(run_worker(url, chosen, stop=stop, retry_seconds=retry_seconds))
     try:
         yield

@@ -25,7 +25,7 @@ WORKER = """
 import asyncio, os
 from app.settings import Settings
 from app.worker import run_worker
-asyncio.run(run_worker(os.environ["DATABASE"], Settings(_env_file=None)))
+asyncio.run(run_worker(os.environ["DATABASE"], Settings()))
 """
 
 
