@@ -20,7 +20,6 @@ import fcntl
 import hashlib
 import importlib.util
 import os
-import shlex
 import shutil
 import stat
 import subprocess
@@ -49,8 +48,11 @@ _SOCKET_PATH_BYTES = 100
 _RECOVERY_SECONDS = 120.0
 # A server that was killed replays its log before it answers.
 
-_LEFTOVER_SECONDS = 20.0
+LEFTOVER_SECONDS = 20.0
 # The children of a postmaster that was killed notice within seconds; until then no new one can start.
+
+_IN_USE = "shared memory block"
+# What a postmaster says that finds such children.
 
 _SETTINGS: Mapping[str, str] = {
     "port": _PORT,
@@ -78,6 +80,7 @@ class EmbeddedPostgres:
     ) -> None:
         self._directory = data_dir.resolve()
         self._cluster = self._directory / "postgres"
+        self._log = self._cluster / "server.log"
         self._socket = self._directory / "postgres.socket"
         self._settings = {**_SETTINGS, **(settings or {})}
         self._programs = programs or packaged_programs()
@@ -133,7 +136,7 @@ class EmbeddedPostgres:
 
     def _answers(self) -> bool:
         # First whose server it is: the link of a directory that was copied leads to the server of the original.
-        if not postmaster_lives(self._cluster):
+        if postmaster(self._cluster) is None:
             return False
         try:
             psycopg.connect(self._url(), connect_timeout=5).close()
@@ -151,29 +154,51 @@ class EmbeddedPostgres:
         if not self._cluster.exists():
             self._create_cluster(user)
         self._check_version()
-        begun = time.monotonic()
+        deadline = time.monotonic() + _RECOVERY_SECONDS
+        pid = postmaster(self._cluster)
         while not self._answers():
-            # A postmaster that lives is still recovering. A pid file without one is left over, and PostgreSQL would
-            # take any process that got this number for its postmaster. Its shared memory protects a cluster that
-            # is still in use all the same.
-            waited = time.monotonic() - begun
-            if postmaster_lives(self._cluster):
-                problem = None if waited < _RECOVERY_SECONDS else "is still recovering"
-            else:
-                (self._cluster / "postmaster.pid").unlink(missing_ok=True)
-                problem = self._launch(user)
-                problem = problem if waited > _LEFTOVER_SECONDS else None
-            if problem:
-                raise StoreUnavailableError(f"The embedded database in {self._cluster} {problem}\n{self._log_end()}")
+            if pid is None or not _runs(pid, self._cluster):
+                pid = self._launch(user)
+            if time.monotonic() > deadline:
+                said = self._log_since(0)[-2_000:]
+                raise StoreUnavailableError(f"The embedded database in {self._cluster} does not answer:\n{said}")
             time.sleep(0.05)
 
-    def _launch(self, user: ServerUser | None) -> str | None:
-        settings = {**self._settings, "unix_socket_directories": f'"{self._place_socket(user)}"'}
-        options = shlex.join([word for name, value in settings.items() for word in ("-c", f"{name}={value}")])
-        log = str(self._cluster / "server.log")
-        arguments = ("-D", str(self._cluster), "-l", log, "-w", "-t", str(int(_RECOVERY_SECONDS)), "-o", options)
-        started = self._run("pg_ctl", *arguments, "start", user=user)
-        return None if started.returncode == 0 else f"does not start: {started.stderr.strip()}"
+    def _launch(self, user: ServerUser | None) -> int:
+        """Start a postmaster and wait until it has taken the cluster or given up; its process."""
+        deadline = time.monotonic() + LEFTOVER_SECONDS
+        while True:
+            # Nobody is the postmaster, and PostgreSQL would take any process that has the number in a pid file left
+            # over for it. A cluster that is still in use is protected by its shared memory all the same.
+            (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+            log_bytes = self._log.stat().st_size if self._log.exists() else 0
+            pid = self._spawn(user)
+            while _runs(pid, self._cluster):
+                if postmaster(self._cluster) == pid:
+                    return pid
+                time.sleep(0.01)
+            said = self._log_since(log_bytes)
+            if _IN_USE not in said or time.monotonic() > deadline:
+                raise StoreUnavailableError(f"The embedded database in {self._cluster} does not start:\n{said}")
+            time.sleep(0.1)
+
+    def _spawn(self, user: ServerUser | None) -> int:
+        """Start a postmaster that nobody has to wait for; its process."""
+        socket_dir = str(self._place_socket(user)).replace('"', '""')
+        settings = {**self._settings, "unix_socket_directories": f'"{socket_dir}"'}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        # Not by pg_ctl, which gives paths to a shell and quotes them too little.
+        script = 'log="$1"; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
+        program = str(self._programs / "postgres")
+        shell = ("-c", script, "sh", str(self._log), program, "-D", str(self._cluster), *options)
+        return int(self._run("/bin/sh", *shell, user=user).stdout)
+
+    def _log_since(self, offset: int) -> str:
+        if not self._log.exists():
+            return ""
+        with self._log.open("rb") as log:
+            log.seek(offset)
+            return log.read().decode(errors="replace").strip()
 
     def _stop(self) -> None:
         user = server_user(self._cluster)
@@ -222,15 +247,12 @@ class EmbeddedPostgres:
             check=False,
             stdin=subprocess.DEVNULL,
             cwd="/",
+            start_new_session=True,
             env=environment,
             user=None if user is None else user.uid,
             group=None if user is None else user.gid,
             extra_groups=[] if user else None,
         )
-
-    def _log_end(self) -> str:
-        log = self._cluster / "server.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-10:]) if log.exists() else ""
 
 
 def _private_place(cluster: Path, uid: int) -> Path:
@@ -256,12 +278,16 @@ def packaged_programs() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
-def postmaster_lives(cluster: Path) -> bool:
-    """Whether the process in the cluster's pid file is (still) its postmaster."""
+def postmaster(cluster: Path) -> int | None:
+    """The process in the cluster's pid file, if it is (still) its postmaster."""
     try:
         pid = int((cluster / "postmaster.pid").read_text().split("\n", 1)[0])
     except (FileNotFoundError, ValueError):
-        return False
+        return None
+    return pid if _runs(pid, cluster) else None
+
+
+def _runs(pid: int, cluster: Path) -> bool:
     # A process that has died and that nobody waits for keeps its number, but has no command line any more.
     if Path("/proc/self/cmdline").exists():
         try:
@@ -271,4 +297,4 @@ def postmaster_lives(cluster: Path) -> bool:
     shown = subprocess.run(  # noqa: S603 - a number
         ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
-    return shown.stdout.rstrip().endswith(f"-D {cluster}") or f"-D {cluster} " in shown.stdout
+    return f"-D {cluster} " in shown.stdout

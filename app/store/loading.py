@@ -41,7 +41,7 @@ class _Column:
         return self.width * np.dtype(self.dtype).itemsize
 
 
-_Columns = Mapping[str, _Column]
+_Columns = dict[str, _Column]
 
 _SAID: _Columns = {
     "id": _Column("int8send(id)", ">i8"),

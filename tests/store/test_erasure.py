@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from sqlalchemy import text
@@ -20,7 +22,7 @@ from tests.support.builders import DIM, catalog, items
 pytestmark = pytest.mark.anyio
 
 
-def say(user: str, words: str, where: str, **more: str) -> Preference:
+def say(user: str, words: str, where: str, **more: Any) -> Preference:
     """A text over item-0, in a context."""
     option = TextOption(words, np.full(DIM, len(words), dtype=np.float32))
     return Preference(
