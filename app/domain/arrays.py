@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.environment import CatalogEnvironment, Environment, MdpEnvironment
-from app.learning.comparisons import Comparisons
+from app.learning import Comparisons
 
 Int = NDArray[np.int64]
 Real = NDArray[np.float64]
