@@ -19,6 +19,10 @@ _DIRECTORY = "PSHARELORA_TEST_DIRECTORY"
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="Rewrite tests/golden from what is said now.")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if _DIRECTORY not in os.environ:
         os.environ[_DIRECTORY] = tempfile.mkdtemp(prefix="psharelora-tests-")

@@ -66,5 +66,5 @@ def build_application(
     install_problem_handlers(app)
     for router in (*ROUTERS, pages):
         app.include_router(router)
-    install_openapi(app)
+    install_openapi(app, ROUTERS)
     return app

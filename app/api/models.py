@@ -25,12 +25,7 @@ _MODEL: dict[str, Any] = {
     "n_users": 361,
     "n_preferences": 12924,
     "diagnostics": {"singular_values": [31.0, 12.5, 8.1, 3.9], "nu": 0.042, "tail_energy": 1.3},
-    "metrics": {
-        "held_out": {
-            "global": {"accuracy": 0.707, "log_loss": 0.556},
-            "new": {"accuracy": 0.845, "log_loss": 0.371},
-        }
-    },
+    "metrics": {"global": {"accuracy": 0.707, "log_loss": 0.556}, "new": {"accuracy": 0.845, "log_loss": 0.371}},
     "created_at": "2026-05-01T09:30:00Z",
     "published_at": "2026-05-01T09:30:08Z",
 }

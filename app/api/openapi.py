@@ -1,9 +1,11 @@
 """The OpenAPI document: what the framework derives from the routers, and what only we know."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from app.api.problems import Problem
 from app.api.schemas.users import UserExport
@@ -38,16 +40,16 @@ TAGS = [
 ]
 
 
-def install_openapi(app: FastAPI) -> None:
+def install_openapi(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, routers)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # the framework's own way to extend it
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -62,4 +64,15 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas[model.__name__] = schema
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
+    for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
+        for method in route.methods:
+            _restore_examples(document["paths"][route.path][method.lower()], route.responses)
     return document
+
+
+def _restore_examples(operation: dict[str, Any], responses: Mapping[int | str, dict[str, Any]]) -> None:
+    """The framework leaves nulls out of examples, which then lack fields that answers always have."""
+    for status, response in responses.items():
+        for kind, media in response.get("content", {}).items():
+            if "example" in media:
+                operation["responses"][str(status)]["content"][kind]["example"] = media["example"]

@@ -128,6 +128,7 @@ def without(name: str) -> Json:
     ("definition", "pointer", "detail"),
     [
         ({"kind": "graph"}, "", 'the body: expected an object with "kind": "mdp" or "catalog"; found an object.'),
+        ({"kind": ["mdp"]}, "", 'the body: expected an object with "kind": "mdp" or "catalog"; found an object.'),
         ({**MDP, "horizon": 0}, "/horizon", "/horizon: should be greater than or equal to 1; found 0."),
         (without("horizon"), "/horizon", "/horizon: is required, and missing."),
         ({**MDP, "colour": 1}, "/colour", "/colour: is not a field of this request."),

@@ -50,6 +50,11 @@ def test_a_text_becomes_features(api: httpx.Client, environment_name: str) -> No
     assert sum(value**2 for value in item["features"]) == pytest.approx(1, abs=1e-4)
 
 
+WITHOUT_ENCODER = (
+    "/items/0/text: environment {name} is defined without an encoder, so options are given as an item or by features."
+)
+
+
 @pytest.mark.parametrize(
     ("items", "pointer", "detail"),
     [
@@ -63,8 +68,7 @@ def test_a_text_becomes_features(api: httpx.Client, environment_name: str) -> No
         (
             [{"id": "x", "text": "hello"}],
             "/items/0/text",
-            "/items/0/text: environment {name} is defined without an encoder, so options are given as an item or by "
-            "features.",
+            WITHOUT_ENCODER,
         ),
         (
             [{"id": "a b", "features": [1, 2]}],

@@ -80,6 +80,9 @@ def test_texts_and_contexts_are_encoded(api: httpx.Client, environment_name: str
     assert {name: exported[name] for name in body} == body
 
 
+WITHOUT_ENCODER = (
+    "/chosen/text: environment {name} is defined without an encoder, so options are given as an item or by features."
+)
 IN_A_CATALOGUE: list[tuple[Any, str, str]] = [
     ({"preferences": []}, "/preferences", "/preferences: expected at least 1; found 0."),
     (
@@ -121,8 +124,7 @@ IN_A_CATALOGUE: list[tuple[Any, str, str]] = [
     (
         {"user": "u", "chosen": {"text": "x"}, "rejected": {"item": "a"}},
         "/chosen/text",
-        "/chosen/text: environment {name} is defined without an encoder, so options are given as an item or by "
-        "features.",
+        WITHOUT_ENCODER,
     ),
     (
         {"user": "u", "chosen": {"trajectory": [[0, 0]]}, "rejected": {"item": "a"}},
@@ -229,7 +231,7 @@ def test_an_mdp_takes_only_trajectories(api: httpx.Client, mdp: str) -> None:
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_not_finite_are_refused(api: httpx.Client, catalog: str, literal: str) -> None:
-    body = '{"user": "u", "chosen": {"features": [1, %s]}, "rejected": {"item": "a"}}' % literal
+    body = '{"user": "u", "chosen": {"features": [1, LITERAL]}, "rejected": {"item": "a"}}'.replace("LITERAL", literal)
     headers = {"Content-Type": "application/json"}
     response = api.post(f"/v1/environments/{catalog}/preferences", content=body, headers=headers)
     assert response.status_code == 422

@@ -128,7 +128,7 @@ class CatalogDefinition(_Definition):
 
 def _kind(value: Any) -> str | None:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return f"@{kind}" if kind in {"mdp", "catalog"} else None
+    return f"@{kind}" if isinstance(kind, str) and kind in {"mdp", "catalog"} else None
 
 
 EnvironmentDefinition = Annotated[

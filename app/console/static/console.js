@@ -91,7 +91,7 @@ function modelTable(models) {
 }
 
 function metricList(metrics) {
-  const scored = Object.entries(metrics.held_out ?? {}).filter(([, score]) => typeof score?.accuracy === "number");
+  const scored = Object.entries(metrics).filter(([, score]) => typeof score?.accuracy === "number");
   return el("div", {}, ...scored.map(([method, score]) =>
     el("div", {}, `${method.replaceAll("_", " ")}: ${decimal(score.accuracy)}, ${decimal(score.log_loss)}`)));
 }

@@ -1,0 +1,323 @@
+"""Answers that rest on a model: the real worker fits it from preferences that were sent over HTTP."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import numpy as np
+import psycopg
+import pytest
+
+from tests.support.api import Json, client_for, found_problem, problem, serving
+from tests.support.worker import working
+
+ITEMS = np.array([[x, y] for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0)])
+N_USERS = 12
+ON_REQUEST = {"min_new_preferences": 1_000_000}
+
+
+def wait_for(api: httpx.Client, refit: str) -> Json:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        found: Json = api.get(f"/v1/admin/refits/{refit}").json()
+        if found["state"] not in {"queued", "running"}:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("the refit did not end")
+
+
+def retrained(api: httpx.Client, environment: str) -> Json:
+    ended = wait_for(api, api.post(f"/v1/admin/environments/{environment}/retrain").json()["id"])
+    assert (ended["state"], ended["error"]) == ("succeeded", None)
+    return ended
+
+
+def answers_about_items(rng: np.random.Generator) -> list[Json]:
+    """Even users like the first feature, odd ones dislike it."""
+    said = []
+    for number in range(N_USERS * 24):
+        user = number % N_USERS
+        one, other = rng.choice(len(ITEMS), 2, replace=False)
+        gain = (ITEMS[one] - ITEMS[other]) @ [2.0 if user % 2 == 0 else -2.0, 0.5]
+        if rng.random() > 1 / (1 + np.exp(-gain)):
+            one, other = other, one
+        said.append({"user": f"u{user}", "chosen": {"item": f"i{one}"}, "rejected": {"item": f"i{other}"}})
+    return said
+
+
+def answers_about_courses(rng: np.random.Generator) -> list[Json]:
+    """Even users like being away, odd ones like being at home."""
+    courses = [
+        [["home", "stay"], ["home", "stay"]],
+        [["home", "go"], ["away", "stay"]],
+        [["home", "stay"], ["home", "go"]],
+    ]
+    said = []
+    for number in range(N_USERS * 24):
+        user = number % N_USERS
+        one, other = rng.choice(3, 2, replace=False)
+        liked = {True: "away", False: "home"}[user % 2 == 0]
+        gain = 4.0 * (visits(courses[one], liked) - visits(courses[other], liked))
+        if rng.random() > 1 / (1 + np.exp(-gain)):
+            one, other = other, one
+        sides = {"chosen": {"trajectory": courses[one]}, "rejected": {"trajectory": courses[other]}}
+        said.append({"user": f"u{user}", **sides})
+    return said
+
+
+def visits(course: list[list[str]], liked: str) -> int:
+    return sum(state == liked for state, _ in course)
+
+
+@pytest.fixture(scope="session")
+def fitted(api: httpx.Client, database_url: str) -> Iterator[tuple[str, str]]:
+    """The names of a fitted catalogue and a fitted MDP."""
+    catalog, mdp = f"fitted-{uuid4().hex}", f"fitted-{uuid4().hex}"
+    rng = np.random.default_rng(11)
+    api.put(f"/v1/environments/{catalog}", json={"kind": "catalog", "item_dim": 2, "rank": 1, "refit": ON_REQUEST})
+    items = [{"id": f"i{index}", "features": row} for index, row in enumerate(ITEMS.tolist())]
+    api.put(f"/v1/environments/{catalog}/items", json={"items": items})
+    definition: Json = {
+        "kind": "mdp",
+        "states": ["home", "away"],
+        "actions": ["stay", "go"],
+        "horizon": 2,
+        "refit": ON_REQUEST,
+        "initial": [1.0, 0.0],
+        "rank": 1,
+        "transitions": [[s, a, (s + a) % 2, 1.0] for s in range(2) for a in range(2)],
+    }
+    api.put(f"/v1/environments/{mdp}", json=definition)
+    for name, said in ((catalog, answers_about_items(rng)), (mdp, answers_about_courses(rng))):
+        assert api.post(f"/v1/environments/{name}/preferences", json={"preferences": said}).status_code == 201
+    with working(database_url):
+        for name in (catalog, mdp):
+            retrained(api, name)
+        yield catalog, mdp
+
+
+def asked(api: httpx.Client, environment: str, user: str, what: str, body: Json) -> Json:
+    response = api.post(f"/v1/environments/{environment}/users/{user}/{what}", json=body)
+    assert response.status_code == 200, response.text
+    answer: Json = response.json()
+    return answer
+
+
+def test_rewards_are_answered_in_order_with_their_intervals(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    options = [{"item": "i7"}, {"item": "i1"}, {"features": [0.0, 0.0]}]
+    answer = asked(api, fitted[0], "u0", "rewards", {"options": options})
+    assert answer.keys() == {"model_version", "feedback_seen", "rewards"}
+    assert (answer["model_version"], answer["feedback_seen"]) == (1, 24)
+    good, bad, middle = answer["rewards"]
+    for one in answer["rewards"]:
+        assert one.keys() == {"reward", "stderr", "lower", "upper"}
+        assert one["lower"] <= one["reward"] <= one["upper"]
+    assert good["reward"] > 0 > bad["reward"]
+    # The catalogue's mean item is the reference.
+    assert middle["reward"] == pytest.approx(0, abs=1e-6)
+    other = asked(api, fitted[0], "u1", "rewards", {"options": options})["rewards"]
+    assert other[0]["reward"] < other[1]["reward"]
+
+
+def test_a_ranking_is_the_rewards_sorted(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    options = [{"item": "i0"}, {"features": [1.0, 1.0]}, {"item": "i4"}]
+    rewards = asked(api, fitted[0], "u0", "rewards", {"options": options})["rewards"]
+    for by, key in (("mean", "reward"), ("lower", "lower")):
+        answer = asked(api, fitted[0], "u0", "rank", {"options": options, "by": by})
+        order = sorted(range(3), key=lambda index: -rewards[index][key])
+        assert answer.pop("options") == [{**rewards[i], "option": options[i], "index": i} for i in order]
+        assert answer == {"model_version": 1, "feedback_seen": 24, "by": by}
+
+
+def test_without_options_the_catalogue_is_ranked(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    everything = asked(api, fitted[0], "u0", "rank", {})["options"]
+    best = asked(api, fitted[0], "u0", "rank", {"top_n": 2})["options"]
+    assert len(everything) == len(ITEMS)
+    assert best == everything[:2]
+    assert best[0]["index"] is None
+    assert ITEMS[int(best[0]["option"]["item"][1:])][0] == 1.0
+
+
+def test_an_unknown_user_is_served_the_population(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    body = {"options": [{"item": "i0"}, {"item": "i8"}]}
+    one = asked(api, fitted[0], "never-heard-of", "rewards", body)
+    assert (one["feedback_seen"], one) == (0, asked(api, fitted[0], "nor-of-this-one", "rewards", body))
+
+
+def test_feedback_is_in_the_next_answer(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    user = f"new-{uuid4().hex}"
+    path = f"/v1/environments/{fitted[0]}/preferences"
+    body = {"options": [{"item": "i7"}]}
+    before = asked(api, fitted[0], user, "rewards", body)["rewards"][0]
+    for count in range(1, 7):
+        api.post(path, json={"user": user, "chosen": {"item": "i7"}, "rejected": {"item": "i1"}})
+        answer = asked(api, fitted[0], user, "rewards", body)
+        assert answer["feedback_seen"] == count
+        assert answer["rewards"][0]["reward"] > before["reward"]
+        before = answer["rewards"][0]
+    read = api.get(f"/v1/environments/{fitted[0]}/users/{user}").json()
+    assert read.pop("first_at") <= read.pop("last_at")
+    assert read["adapter"].pop("iterations") >= 1
+    assert read == {
+        "user": user,
+        "feedback_count": 6,
+        "model_version": 1,
+        "adapter": {"rank": 1, "feedback_seen": 6, "converged": True},
+    }
+
+
+def test_queries_are_pairs_that_can_be_answered(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    answer = api.get(f"/v1/environments/{fitted[0]}/users/u0/queries", params={"n": 3}).json()
+    assert (answer["model_version"], answer["feedback_seen"], len(answer["queries"])) == (1, 24, 3)
+    for query in answer["queries"]:
+        assert query.keys() == {"first", "second", "information", "probability"}
+        assert query["first"] != query["second"]
+        assert query["information"] > 0
+        body = {"options": [query["first"], query["second"]]}
+        assert len(asked(api, fitted[0], "u0", "rewards", body)["rewards"]) == 2
+
+
+def test_a_policy_comes_with_its_certificate(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    answer = api.get(f"/v1/environments/{fitted[1]}/users/u0/policy").json()
+    assert (answer["states"], answer["actions"]) == (["home", "away"], ["stay", "go"])
+    assert np.array(answer["policy"]).shape == (2, 2, 2)
+    assert np.array(answer["policy"]).sum(axis=2) == pytest.approx(1)
+    assert (answer["confidence"], answer["converged"], answer["feedback_seen"]) == (0.95, True, 24)
+    assert 0 <= answer["lower"] <= answer["upper"]
+    assert answer["lower"] <= answer["nominal"] <= answer["greedy_nominal"] + 1e-9
+    assert answer["gap"] == pytest.approx(answer["upper"] - answer["lower"])
+    trusting = api.get(f"/v1/environments/{fitted[1]}/users/u0/policy", params={"confidence": 0}).json()
+    assert (trusting["beta"], trusting["greedy"][0][0]) == (0, "go")
+    assert trusting["lower"] == pytest.approx(trusting["nominal"])
+    assert trusting["lower"] > answer["lower"]
+    other = api.get(f"/v1/environments/{fitted[1]}/users/u1/policy", params={"confidence": 0}).json()
+    assert other["greedy"][0][0] == "stay"
+
+
+def test_an_action_is_the_policys_and_sampled_by_seed(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    path = f"/v1/environments/{fitted[1]}/users/u0/actions"
+    asking: Json = {"step": 0, "seed": 3, "confidence": 0}
+    answer = api.get(path, params={**asking, "state": "home"}).json()
+    policy = api.get(f"/v1/environments/{fitted[1]}/users/u0/policy", params={"confidence": 0}).json()
+    assert answer["distribution"] == dict(zip(["stay", "go"], policy["policy"][0][0], strict=True))
+    assert (answer["state"], answer["step"], answer["greedy"]) == ("home", 0, "go")
+    assert answer["sampled"] in {"stay", "go"}
+    assert api.post(path, json={**asking, "state": 0}).json() == answer
+    assert api.get(path, params={**asking, "state": "0"}).json() == answer
+    for name in ("model_version", "confidence", "lower", "upper", "gap", "nominal", "beta"):
+        assert answer[name] == policy[name]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"state": "nowhere", "step": 0}, "has no state 'nowhere'"),
+        ({"state": "home", "step": 2}, "it must be from 0 to 1"),
+        ({"state": "home", "step": -1}, "query parameter step"),
+        ({"state": "home", "confidence": "nan"}, "query parameter confidence"),
+    ],
+)
+def test_a_bad_state_or_step_is_refused(
+    api: httpx.Client, fitted: tuple[str, str], parameters: dict[str, Any], words: str
+) -> None:
+    response = api.get(f"/v1/environments/{fitted[1]}/users/u0/actions", params=parameters)
+    assert (response.status_code, found_problem(response)["code"]) == (422, "invalid-input")
+    assert words in found_problem(response)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"options": []}, "/options"),
+        ({"options": [{"item": "zz"}]}, "/options/0/item"),
+        ({"options": [{"item": "i0"}, {"features": [1.0]}]}, "/options/1/features"),
+        ({"options": [{"item": "i0"}], "context": {"features": [1.0]}}, "/context"),
+        ({"options": [{"item": "i0"}], "kontext": 1}, "/kontext"),
+    ],
+)
+def test_bad_options_are_refused_with_the_place(
+    api: httpx.Client, fitted: tuple[str, str], body: Json, pointer: str
+) -> None:
+    response = api.post(f"/v1/environments/{fitted[0]}/users/u0/rewards", json=body)
+    assert (response.status_code, found_problem(response)["pointer"]) == (422, pointer)
+
+
+def test_before_the_first_refit_there_is_no_answer_yet(api: httpx.Client, catalog: str) -> None:
+    response = api.post(f"/v1/environments/{catalog}/users/u/rewards", json={"options": [{"item": "a"}]})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert found_problem(response)["code"] == "model-not-ready"
+    assert f"POST /v1/admin/environments/{catalog}/retrain" in found_problem(response)["detail"]
+    read = api.get(f"/v1/environments/{catalog}/users/u").json()
+    assert read == {
+        "user": "u",
+        "feedback_count": 0,
+        "first_at": None,
+        "last_at": None,
+        "model_version": None,
+        "adapter": None,
+    }
+
+
+def test_models_are_listed_examined_and_promoted(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    retrained(api, fitted[1])
+    path = f"/v1/admin/environments/{fitted[1]}/models"
+    newest, oldest = api.get(path).json()["models"]
+    assert (newest["version"], oldest["version"]) == (2, 1)
+    assert api.get(f"{path}/1").json() == oldest
+    assert (oldest["environment"], oldest["rank"]) == (fitted[1], 1)
+    assert (oldest["n_users"], oldest["n_preferences"]) == (12, 288)
+    assert {"singular_values", "nu"} <= oldest["diagnostics"].keys()
+    assert {"global", "new"} <= oldest["metrics"].keys()
+
+    promoted = api.post(f"{path}/1/promote").json()
+    assert (promoted["version"], promoted["status"]) == (1, "published")
+    assert api.get(f"/v1/environments/{fitted[1]}").json()["model_version"] == 1
+    assert api.get(f"/v1/environments/{fitted[1]}/users/u0/policy").json()["model_version"] == 1
+
+
+def test_a_refit_that_has_ended_cannot_be_cancelled(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    (first, *_) = api.get(f"/v1/admin/environments/{fitted[0]}/refits").json()["refits"]
+    response = api.post(f"/v1/admin/refits/{first['id']}/cancel")
+    detail = f"Refit {first['id']} has succeeded; there is nothing to cancel."
+    assert found_problem(response) == problem("refit-state", 409, detail)
+
+
+def test_an_erased_user_is_served_the_population_and_a_refit_is_asked_for(
+    api: httpx.Client, fitted: tuple[str, str]
+) -> None:
+    path = f"/v1/environments/{fitted[0]}/users/u11"
+    receipt = api.delete(path).json()
+    refit = receipt.pop("refit")
+    assert receipt == {
+        "user": "u11",
+        "preferences_erased": 24,
+        "note": "The shared subspace of model version 1 still rests on this user's preferences until the refit that "
+        "was asked for has published a new version.",
+    }
+    assert asked(api, fitted[0], "u11", "rewards", {"options": [{"item": "i0"}]})["feedback_seen"] == 0
+    assert wait_for(api, refit)["state"] == "succeeded"
+    assert api.get(f"{path}/export").text == ""
+    nothing = {"user": "u11", "preferences_erased": 0, "refit": None, "note": "Nothing was stored of this user."}
+    assert api.delete(path).json() == nothing
+
+
+def test_a_corrupt_model_is_not_served(api: httpx.Client, database_url: str, fitted: tuple[str, str]) -> None:
+    """A process that has the model in memory serves on; one that has to load it finds out."""
+    name = f"corrupt-{uuid4().hex}"
+    api.put(f"/v1/environments/{name}", json={"kind": "catalog", "item_dim": 2, "rank": 1, "refit": ON_REQUEST})
+    items = [{"id": f"i{index}", "features": row} for index, row in enumerate(ITEMS.tolist())]
+    api.put(f"/v1/environments/{name}/items", json={"items": items})
+    said = answers_about_items(np.random.default_rng(5))
+    assert api.post(f"/v1/environments/{name}/preferences", json={"preferences": said}).status_code == 201
+    retrained(api, name)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "UPDATE model_arrays SET data = overlay(data PLACING '\\xffff'::bytea FROM 1) "
+            "WHERE environment_id = (SELECT id FROM environments WHERE name = %s)",
+            [name],
+        )
+    with serving(database_url) as url, client_for(url) as fresh:
+        response = fresh.post(f"/v1/environments/{name}/users/u0/rewards", json={"options": [{"item": "i0"}]})
+    assert (response.status_code, found_problem(response)["code"]) == (500, "corrupt-model")
