@@ -121,7 +121,7 @@ preferences = Table(
     _key(),
     Column("environment_id", BigInteger, nullable=False),
     Column("user_key", BigInteger, nullable=False),
-    # Items and contexts are never deleted under a preference (see erasure.py), and two or three foreign keys more
+    # Items and contexts are never deleted under a preference (but see erase_user), and two or three foreign keys more
     # would cost a look-up each for every row that is written.
     Column("chosen_key", BigInteger),
     Column("rejected_key", BigInteger),
