@@ -20,13 +20,26 @@ NEGLIGIBLE_WEIGHT = 1e-10
 """Atoms below this share of the mixture are left out of it; its worth is computed after that."""
 
 
+LEAST_PATIENCE = 40
+"""Planes in a row without progress that mean rounding has the last word; or twice q, if that is more."""
+
+MOVED = 1e-3
+"""Share of the gap whose closing counts as progress."""
+
+
 def cutting_planes(search: Search, start: Real, *, atoms: int | None = None) -> tuple[Reason | None, Real]:
-    """Add planes from `start` until the search stops, or `atoms` were added (then no reason), and say where it got."""
-    u = start
-    before = len(search.atoms)
-    while (reason := search.stopped()) is None and (atoms is None or len(search.atoms) < before + atoms):
+    """Add planes from `start`, and say where that got and why the search stops.
+
+    There is no reason to stop where `atoms` planes were added, or where many in a row moved neither bound.
+    """
+    u, added, moved, gap = start, 0, 0, search.gap
+    patience = max(LEAST_PATIENCE, 2 * start.size)
+    while (reason := search.stopped()) is None and added != atoms and added - moved < patience:
         search.cut(u)
         u = _next(search, u)
+        added += 1
+        if search.gap < gap * (1 - MOVED):
+            moved, gap = added, search.gap
     return reason, u
 
 

@@ -8,7 +8,7 @@ The dual minimises the convex g(u) = max_d <r_hat + L u, d - d_ref> over the bal
 induction and brings a policy and the subgradient L^T (d - d_ref). A few cutting planes (`app.policy.planes`) settle the
 easy cases and find the scale of the others, which Newton's method on the smoothed dual finishes
 (`app.policy.smoothing`); what that leaves goes back to the cutting planes. With 100 states, 10 actions, 20 steps and
-q = 16 planes alone took up to 320 inductions, Newton some 50.
+q = 16 planes alone took up to 320 inductions, Newton some 50 (benchmarks/policy.py).
 
 The lower bound is computed anew from the returned policy's own occupancy, the upper bound is the least g(u) seen: both
 hold however the search went. The reference is a candidate, so the lower bound is never negative.

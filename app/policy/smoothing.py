@@ -27,6 +27,15 @@ from app.policy.search import Atom, Problem, Reason, Search
 FIRST_SHARE = 0.5
 """The first temperature lets all entropy there is cost about this share of the gap."""
 
+NEAR = 30.0
+"""Newton decrement (squared, over tau) from which the first level takes few steps."""
+
+WARMER = 4.0
+"""By how much the first temperature rises until its minimum is near."""
+
+HOTTEST = 1e6
+"""In units of the stake: above it the policy hardly changes any more."""
+
 SLOW, FAST = 0.5, 0.2
 """By how much the temperature falls after a level that took many, or few, Newton steps."""
 
@@ -58,8 +67,7 @@ def smoothed_newton(search: Search, start: Real) -> tuple[Reason | None, Real]:
     mdp = problem.mdp
     if mdp.n_actions == 1 or mdp.horizon * problem.factor.size * problem.factor.shape[1] > LARGEST_CURVATURE:
         return None, start
-    tau = FIRST_SHARE * search.gap / (mdp.horizon * np.log(mdp.n_actions))
-    u = start
+    u, tau = start, _first_temperature(search, start)
     while (reason := search.stopped()) is None and tau > LEAST_TEMPERATURE * search.stake:
         u, steps, reason = _level(search, u, tau)
         if reason is not None or steps > MOST_STEPS:
@@ -99,6 +107,19 @@ def _level(search: Search, u: Real, tau: float) -> tuple[Real, int, Reason | Non
             return here.u, step, reason
     search.atoms.append(here.atom)
     return here.u, step, None
+
+
+def _first_temperature(search: Search, u: Real) -> float:
+    """Cool enough to be worth it, and warm enough that Newton's method starts near."""
+    mdp = search.problem.mdp
+    tau = FIRST_SHARE * search.gap / (mdp.horizon * np.log(mdp.n_actions))
+    while search.iterations < search.limits.max_iterations:
+        here = _evaluate(search, u, tau)
+        direction = newton_direction(_curvature(search.problem, here, tau), here.gradient)
+        if -float(here.gradient @ direction) <= NEAR * tau or tau > HOTTEST * search.stake:
+            break
+        tau *= WARMER
+    return tau
 
 
 def _good_enough(search: Search, here: _Smooth, decrement: float, tau: float) -> bool:
