@@ -65,7 +65,7 @@ def _document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
-        for method in route.methods:
+        for method in route.methods or ():
             _restore_examples(document["paths"][route.path][method.lower()], route.responses)
     return document
 

@@ -71,7 +71,7 @@ def visits(course: list[list[str]], liked: str) -> int:
     return sum(state == liked for state, _ in course)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fitted(api: httpx.Client, database_url: str) -> Iterator[tuple[str, str]]:
     """The names of a fitted catalogue and a fitted MDP."""
     catalog, mdp = f"fitted-{uuid4().hex}", f"fitted-{uuid4().hex}"
