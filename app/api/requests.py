@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_response
@@ -49,6 +50,8 @@ class Requests:
         begun = time.perf_counter()
         try:
             await self._app(scope, receive, sender)
+        except ClientDisconnect:
+            log.info("client_disconnected")
         except Exception:
             log.exception("request_failed")
             if sender.status is None:

@@ -1,12 +1,14 @@
 import json
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.api import Json, found_problem, problem
+from tests.support.api import ADMIN_KEY, Json, found_problem, problem
 
 PAIR: Json = {"chosen": {"item": "a"}, "rejected": {"item": "b"}}
 
@@ -341,3 +343,23 @@ def test_an_import_refuses_an_endless_line(api: httpx.Client, catalog: str) -> N
     answer = imported(api, catalog, iter(pieces))
     assert (answer["accepted"], answer["rejected"]) == (2, 1)
     assert answer["errors"] == [{"line": 2, "detail": "the line has more than 1,048,576 bytes.", "pointer": None}]
+
+
+def test_an_import_that_breaks_off_keeps_its_full_batches(api: httpx.Client, api_url: str, catalog: str) -> None:
+    lines = b"".join(line(id=str(number)) for number in range(1500))
+    head = (
+        f"POST /v1/environments/{catalog}/preferences/import HTTP/1.1\r\nHost: here\r\n"
+        f"Authorization: Bearer {ADMIN_KEY}\r\nContent-Length: {len(lines) + 1000}\r\n\r\n"
+    )
+    host, port = api_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + lines)
+        wait_until(lambda: stored(api, catalog) == 1000)
+    assert imported(api, catalog, lines) == {"accepted": 500, "duplicates": 1000, "rejected": 0, "errors": []}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
