@@ -68,7 +68,12 @@ class FiniteHorizonMDP:
         ------
         InvalidMdpError
             An index out of range, a probability outside [0, 1], or a distribution that does not sum to 1 within 1e-9.
+        ValueError
+            A size below 1.
         """
+        for name, size in (("n_states", n_states), ("n_actions", n_actions), ("horizon", horizon)):
+            if size < 1:
+                raise ValueError(f"{name}: it is {size}; it must be at least 1.")
         steps = _steps(transitions, horizon)
         kernels = tuple(
             _kernel(rows, n_states, n_actions, step if len(steps) > 1 else None) for step, rows in enumerate(steps)

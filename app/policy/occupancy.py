@@ -35,15 +35,35 @@ def policy_of(measure: Real, fallback: Real) -> Real:
 
 
 def reference_from_trajectories(mdp: FiniteHorizonMDP, states: Int, actions: Int, *, smoothing: float = 1.0) -> Real:
-    """Estimate the policy (S, A) that produced trajectories (n, H); `smoothing` answers are spread over the actions.
+    """Estimate the policy (S, A) that produced trajectories (n, H).
 
-    A state that no trajectory visits gets the uniform distribution.
+    Parameters
+    ----------
+    mdp
+        Whose states and actions were visited.
+    states, actions
+        (n, H) indices.
+    smoothing
+        So many answers a state are spread over its actions; a state that no trajectory visits gets the uniform
+        distribution.
+
+    Raises
+    ------
+    ValueError
+        An index outside the MDP; the message names the trajectory and the step.
     """
+    for name, given, limit in (("states", states, mdp.n_states), ("actions", actions, mdp.n_actions)):
+        outside = np.argwhere((given < 0) | (given >= limit))
+        if outside.size:
+            row, step = (int(i) for i in outside[0])
+            raise ValueError(
+                f"{name}: trajectory {row}, step {step} has {given[row, step]}; it must be from 0 to {limit - 1}."
+            )
     pairs = states.ravel() * mdp.n_actions + actions.ravel()
     counts = np.bincount(pairs, minlength=mdp.n_states * mdp.n_actions).reshape(mdp.n_states, mdp.n_actions)
     smoothed = counts + smoothing / mdp.n_actions
-    policy: Real = smoothed / smoothed.sum(axis=1, keepdims=True)
-    return policy
+    totals = smoothed.sum(axis=1, keepdims=True)
+    return np.where(totals > 0, smoothed / np.where(totals > 0, totals, 1.0), 1.0 / mdp.n_actions)
 
 
 def sample_action(distribution: Real, rng: np.random.Generator) -> int:

@@ -35,7 +35,7 @@ INSIDE = 0.95
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RobustPolicy:
-    """A policy with its certificate; values are expected log-odds over the horizon, relative to the reference policy."""
+    """A policy with its certificate; values are expected log-odds over the horizon, less the reference policy's."""
 
     policy: Real
     """(H, S, A); stochastic where the optimum is."""
