@@ -46,9 +46,9 @@ def belief_about_items(ground: Ground, items: Real, context: Context | None) -> 
     raw = context_features(ground.environment, context)
     reference = ground.snapshot.reference
     assert isinstance(reference, ReferenceItem)
-    model, adapter = ground.model, ground.adapter
-    zero = model.rewards(adapter, reference.features[None, :], raw)
-    return model.rewards(adapter, items, raw).minus_belief(zero)
+    both = ground.model.rewards(ground.adapter, np.vstack([items, reference.features]), raw)
+    mean, factor = both.mean, both.factor
+    return RewardBelief(mean[:-1] - mean[-1], factor[:-1] - factor[-1], both.dimension)
 
 
 def belief_about_trajectories(ground: Ground, states: Int, actions: Int) -> RewardBelief:

@@ -16,7 +16,7 @@ from app.domain import Environment
 from app.domain.arrays import PreferenceTable, comparisons
 from app.learning import Comparisons, FitProgress, Model, evaluate_predictions, fit, fold_in_users
 from app.worker.baseline import per_user_probabilities
-from app.worker.holdout import EVERY, HoldOut, hold_out
+from app.worker.holdout import EVERY, FEWEST_SCORED, HoldOut, hold_out
 from app.worker.progress import Report
 
 Real = NDArray[np.float64]
@@ -25,11 +25,11 @@ Arrays = Mapping[str, NDArray[np.generic]]
 TWIN = "twin_"
 """What the names of a twin's arrays begin with."""
 
-FEWEST_SCORED = 20
-"""With fewer held-out comparisons nobody can tell two models apart."""
-
 NOISE = 2.0
 """Standard errors of the paired difference that are taken for noise."""
+
+NEGLIGIBLE = 0.002
+"""Nats: two models that are all but the same differ by less, and surely: one ended its passes a little earlier."""
 
 FEWEST_CLUSTERS = 8
 """With fewer users, their differences don't tell the spread between users, and comparisons count one by one."""
@@ -47,11 +47,11 @@ class Difference:
 
     @property
     def worse(self) -> bool:
-        return self.log_loss > NOISE * self.stderr
+        return self.log_loss > max(NOISE * self.stderr, NEGLIGIBLE)
 
     @property
     def better(self) -> bool:
-        return self.log_loss < -NOISE * self.stderr
+        return self.log_loss < -max(NOISE * self.stderr, NEGLIGIBLE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +124,7 @@ def decide(evaluation: Evaluation, *, has_current: bool) -> Decision:
         return Decision(
             publish=False,
             reason=f"{found}: worse by {difference.log_loss:.4f}, more than {NOISE:g} standard errors "
-            f"({difference.stderr:.4f} each).",
+            f"of {difference.stderr:.4f}.",
         )
     return Decision(
         publish=True,

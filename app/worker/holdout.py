@@ -4,6 +4,10 @@ Whole choice groups are held out: a choice among several options is recorded as 
 option, and half of a choice gives the other half away. A user's g-th group is held out or not for good, whatever comes
 after it: so what is held out today was held out by every earlier refit, and the current model's evaluated twin (see
 `app.worker.evaluation`) has not seen it either. A user's first group is never held out.
+
+Of what is held out, what training gives away is not scored, as long as enough is left: comparisons of options that the
+same user compared in training, because A over B and B over C say who wins between A and C without any taste being
+learnt; or at least the very same comparisons over again.
 """
 
 from dataclasses import dataclass
@@ -20,6 +24,12 @@ Mask = NDArray[np.bool_]
 EVERY = 5
 """One group in so many is held out: a fifth of the comparisons."""
 
+FEWEST_SCORED = 20
+"""With fewer held-out comparisons nobody can tell two models apart."""
+
+FEWEST_SHARE = 0.05
+"""Of the held-out comparisons; fewer would not stand for them."""
+
 MAX_SCORED_USERS = 1000
 """Held-out comparisons of more users are not scored: these tell models apart well enough, and each costs a solve."""
 
@@ -29,7 +39,7 @@ class HoldOut:
     train: Mask
     """(n,)"""
     scored: Mask
-    """(n,) held out, and not a repetition of what its user said in training."""
+    """(n,) held out, and not given away by what its user said in training."""
     groups: Int
     """(n,) number of the comparison's choice group within its user."""
 
@@ -39,8 +49,9 @@ def hold_out(table: PreferenceTable) -> HoldOut:
     groups = choice_groups(table)
     turn = np.array([1 + crc32(user.encode()) % (EVERY - 1) for user in table.user_ids], dtype=np.int64)
     held = groups % EVERY == turn[table.user] if len(table) else np.zeros(0, dtype=np.bool_)
-    fresh = held & ~_repeats(table, ~held)
-    scored = fresh if fresh.any() else held
+    enough = max(FEWEST_SCORED, FEWEST_SHARE * float(held.sum()))
+    candidates = (held & ~given_away for given_away in (_of_known_options(table, ~held), _repeats(table, ~held)))
+    scored = next((fresh for fresh in candidates if fresh.sum() >= enough), held)
     return HoldOut(~held, scored & _is_of_scored_user(table, scored), groups)
 
 
@@ -74,6 +85,13 @@ def _repeats(table: PreferenceTable, train: Mask) -> Mask:
     rows = np.stack([table.user, low, high, table.context], axis=1)
     number = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
     return np.asarray(np.isin(number, number[train]))
+
+
+def _of_known_options(table: PreferenceTable, train: Mask) -> Mask:
+    """(n,) whether the same user compares either option in training, in whatever context."""
+    sides = np.stack(_sides(table))
+    number = np.unique(table.user * (int(sides.max(initial=0)) + 1) + sides, return_inverse=True)[1].reshape(2, -1)
+    return np.asarray(np.isin(number, number[:, train]).any(axis=0))
 
 
 def _is_of_scored_user(table: PreferenceTable, scored: Mask) -> Mask:

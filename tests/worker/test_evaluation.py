@@ -157,3 +157,11 @@ def differences(base: Model, said: Comparisons) -> tuple[NDArray[np.float64], ND
     x = base.features.items(said.X)
     D = x[said.rows[::2]] - x[said.rows[1::2]]
     return D, D @ base.Theta_0[:, 0]
+
+
+def test_a_sure_but_negligible_loss_is_no_reason_to_keep_the_old_model() -> None:
+    metrics = {"new": {"log_loss": 0.2966}, "current": {"log_loss": 0.2965}}
+    hair = Evaluation(2000, 300, metrics, Difference(log_loss=0.0001, stderr=0.00001), None)
+    assert decide(hair, has_current=True).publish
+    real = Evaluation(2000, 300, metrics, Difference(log_loss=0.004, stderr=0.001), None)
+    assert not decide(real, has_current=True).publish

@@ -64,8 +64,24 @@ def test_what_was_held_out_stays_held_out_when_more_is_said() -> None:
         assert hold_out(first_rows(table, n)).train.tolist() == whole.train[:n].tolist()
 
 
+def test_options_that_a_user_knows_from_training_are_not_scored() -> None:
+    """A over B and B over C would give A over C away."""
+    table = random_table(3000, 100, n_items=300)
+    split = hold_out(table)
+    assert split.scored.sum() >= 0.05 * (~split.train).sum()
+    known = {
+        (u, item)
+        for side in (table.chosen, table.rejected)
+        for u, item in zip(table.user[split.train].tolist(), side[split.train].tolist(), strict=True)
+    }
+    for j in np.flatnonzero(split.scored):
+        user = int(table.user[j])
+        assert (user, int(table.chosen[j])) not in known
+        assert (user, int(table.rejected[j])) not in known
+
+
 def test_repetitions_of_training_are_not_scored_unless_there_is_nothing_else() -> None:
-    few_items = random_table(2000, 20, n_items=7)
+    few_items = random_table(600, 20, n_items=12)
     split = hold_out(few_items)
     seen = {
         (u, *sorted(pair))
