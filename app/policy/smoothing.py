@@ -14,6 +14,7 @@ As tau falls, the softmax policy at the minimum of F_tau tends to the robust opt
 mixture is needed, and its own worth and the hard g(u) certify it however Newton did.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +113,7 @@ def _level(search: Search, u: Real, tau: float) -> tuple[Real, int, Reason | Non
 def _first_temperature(search: Search, u: Real) -> float:
     """Cool enough to be worth it, and warm enough that Newton's method starts near."""
     mdp = search.problem.mdp
-    tau = FIRST_SHARE * search.gap / (mdp.horizon * np.log(mdp.n_actions))
+    tau = FIRST_SHARE * search.gap / (mdp.horizon * math.log(mdp.n_actions))
     while search.iterations < search.limits.max_iterations:
         here = _evaluate(search, u, tau)
         direction = newton_direction(_curvature(search.problem, here, tau), here.gradient)

@@ -90,7 +90,7 @@ def test_a_trajectory_outside_the_mdp_is_named(name: str) -> None:
     given = {"states": np.array([[0], [0]]), "actions": np.array([[0], [1]])}
     given[name] = np.array([[0], [5]])
     with pytest.raises(ValueError, match=rf"{name}: trajectory 1, step 0 has 5; it must be from 0 to "):
-        estimated_reference(mdp, **given)
+        estimated_reference(mdp, given["states"], given["actions"])
 
 
 def test_sampling_follows_the_seed_and_the_distribution() -> None:

@@ -99,11 +99,32 @@ def _drawn(distributions: Real, rng: np.random.Generator) -> Int:
     return drawn
 
 
-def conic_optimum(world: World, beta: float) -> tuple[float, Real]:
-    """The robust optimum and its occupancy (H, S, A), from the whole second-order cone program in Clarabel.
+@dataclass(frozen=True, slots=True, eq=False)
+class ConicProgram:
+    """The whole robust problem as Clarabel takes it."""
 
-    Over d >= 0 and t: minimise beta t - <r_hat, d> subject to the flow equations and ||L^T (d - d_ref)|| <= t.
-    """
+    cost: Real
+    constraints: Any
+    bounds: Real
+    cones: list[Any]
+    constant: float
+    """What the reference is worth at the mean."""
+    shape: tuple[int, int, int]
+    """(H, S, A)"""
+
+    def solver(self) -> Any:
+        settings = clarabel.DefaultSettings()
+        settings.verbose = False
+        none = sparse.csc_matrix((self.cost.size, self.cost.size))
+        return clarabel.DefaultSolver(none, self.cost, self.constraints, self.bounds, self.cones, settings)
+
+    def optimum(self, solution: Any) -> float:
+        assert str(solution.status) in {"Solved", "AlmostSolved"}
+        return float(-solution.obj_val - self.constant)
+
+
+def conic_program(world: World, beta: float) -> ConicProgram:
+    """Over d >= 0 and t: minimise beta t - <r_hat, d> subject to the flow equations and ||L^T (d - d_ref)|| <= t."""
     mdp = world.mdp
     H, S, A = mdp.horizon, mdp.n_states, mdp.n_actions
     n, q = H * S * A, world.factor.shape[1]
@@ -119,17 +140,21 @@ def conic_optimum(world: World, beta: float) -> tuple[float, Real]:
     bound = np.zeros((1 + q, n + 1))
     bound[0, n] = -1.0
     bound[1:, :n] = -np.tile(world.factor.T, H)
-    A_all = sparse.csc_matrix(sparse.vstack([flow, positive, sparse.csr_array(bound)]))
-    b = np.concatenate([mdp.initial, np.zeros((H - 1) * S + n + 1), -world.factor.T @ visits])
-    cost = np.concatenate([-np.tile(world.mean.ravel(), H), [beta]])
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    cones = [clarabel.ZeroConeT(H * S), clarabel.NonnegativeConeT(n), clarabel.SecondOrderConeT(q + 1)]
-    solver = clarabel.DefaultSolver(sparse.csc_matrix((n + 1, n + 1)), cost, A_all, b, cones, settings)
-    solution = solver.solve()
-    assert str(solution.status) in {"Solved", "AlmostSolved"}
-    measure = np.maximum(np.array(solution.x[:n]), 0.0).reshape(H, S, A)
-    return float(-solution.obj_val - world.mean.ravel() @ visits), measure
+    return ConicProgram(
+        cost=np.concatenate([-np.tile(world.mean.ravel(), H), [beta]]),
+        constraints=sparse.csc_matrix(sparse.vstack([flow, positive, sparse.csr_array(bound)])),
+        bounds=np.concatenate([mdp.initial, np.zeros((H - 1) * S + n + 1), -world.factor.T @ visits]),
+        cones=[clarabel.ZeroConeT(H * S), clarabel.NonnegativeConeT(n), clarabel.SecondOrderConeT(q + 1)],
+        constant=float(world.mean.ravel() @ visits),
+        shape=(H, S, A),
+    )
+
+
+def conic_optimum(world: World, beta: float) -> tuple[float, Real]:
+    """The robust optimum and its occupancy (H, S, A), from the whole second-order cone program."""
+    program = conic_program(world, beta)
+    solution = program.solver().solve()
+    return program.optimum(solution), np.maximum(np.array(solution.x[:-1]), 0.0).reshape(program.shape)
 
 
 def worst_advantage(world: World, measure: Real, beta: float) -> float:
