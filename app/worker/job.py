@@ -98,7 +98,7 @@ async def _attempt(db: Database, refit_id: UUID, attempt: int, *, last: bool, sh
         raise
     except Exception as error:
         if not last:
-            log.warning("refit_failed", environment=name, attempt=attempt, exc_info=True)
+            log.warning("refit_to_be_tried_again", environment=name, attempt=attempt, error=_words(error))
             raise
         log.exception("refit_failed", environment=name, attempt=attempt)
         await _fail(db, refit_id, attempt, f"It failed {MAX_ATTEMPTS} times, at last with {_words(error)}")

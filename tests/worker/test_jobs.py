@@ -141,6 +141,28 @@ async def test_after_five_failures_the_refit_has_failed_and_the_model_stays(
     await runtime.aclose()
 
 
+async def test_a_worker_outlives_a_database_that_hangs_up(
+    db: Database, database_url: str, environment_name: str
+) -> None:
+    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
+    await record(db, environment_name, choices(catalogue, 3, 5))
+    hang_up = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid()"
+    )
+    async with working(database_url):
+        await refitted_by_the_worker(db, environment_name)
+        async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+            ended_connections = await (await connection.execute(hang_up)).fetchall()
+        assert len(ended_connections) > 2
+        await refitted_by_the_worker(db, environment_name)
+
+
+async def refitted_by_the_worker(db: Database, name: str) -> None:
+    refit, _ = await request_refit(db, name)
+    assert (await ended(db, refit)).state is RefitState.SUCCEEDED
+
+
 async def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     db: Database, database_url: str, environment_name: str
 ) -> None:
