@@ -18,7 +18,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from app.policy.mdp import Real
 from app.policy.newton import newton_direction
@@ -196,10 +195,11 @@ def _curvature(problem: Problem, here: _Smooth, tau: float) -> Real:
         derivative = factor[rows]
         if step + 1 < mdp.horizon:
             derivative = derivative + mdp.kernel(step)[rows] @ slopes
-        chosen = csr_array(
-            (here.policy[step].ravel()[rows], (states, np.arange(rows.size))), shape=(mdp.n_states, rows.size)
-        )
-        slopes = chosen @ derivative
+        # The rows are in the order of their states, so each state's actions are one segment.
+        entered, first = np.unique(states, return_index=True)
+        weighted = derivative * here.policy[step].ravel()[rows, None]
+        slopes = np.zeros((mdp.n_states, q))
+        slopes[entered] = np.add.reduceat(weighted, first, axis=0)
         spread = (derivative - slopes[states]) * np.sqrt(visits[rows])[:, None]
         hessian += spread.T @ spread
     room = _room(here.u)
