@@ -4,7 +4,7 @@
 
     I = sum_i J_i^T (w - w Z_i V_i Z_i^T w) J_i + prior,   J_j = [vec(DPhi_j), vec(DPhi_j W_i^T)],
 
-with B moving only across its own span (B^T dB = 0). `bootstrap_inflation` simulates labels from the fit, refits warm
+with B moving only across its own span (B^T dB = 0). `bootstrap_inflation` simulates labels from the fit, refits
 and asks by how much the standard errors must grow until 95% intervals cover 95% of the simulated rewards.
 """
 
@@ -112,14 +112,24 @@ def _placed(root: Real, column: int, width: int) -> Real:
 
 
 def bootstrap_inflation(
-    design: Design, shared: Shared, error: Real, refit: Refit, rng: np.random.Generator, *, refits: int = 3
+    design: Design,
+    shared: Shared,
+    error: Real,
+    refit: Refit,
+    rng: np.random.Generator,
+    *,
+    effective_weight: float = 1.0,
+    refits: int = 3,
 ) -> float:
     """The factor on standard errors at which 95% intervals cover 95% of simulated rewards.
 
     Parameters
     ----------
     refit
-        Estimates the shared part and the adapters from relabelled designs, started at the fit.
+        Estimates the shared part and the adapters from relabelled designs.
+    effective_weight
+        Below 1, that share of the comparisons is answered anew, each with full weight: simulated answers are
+        independent, so all of them would say more than the real ones do.
     """
     offset, Z = design.scores(shared.Theta_0), design.project(shared.B).reshape(design.n, len(shared.T))
     root = np.linalg.cholesky(shared.T) if shared.k else shared.T
@@ -128,7 +138,8 @@ def bootstrap_inflation(
         W = rng.standard_normal((design.n_users, len(shared.T))) @ root.T
         eta = offset + np.einsum("np,np->n", Z, W[design.user])
         labels = (rng.random(design.n) < sigmoid(eta)).astype(np.float64)
-        found, adapters = refit(design.with_labels(labels))
+        heard = np.where(rng.random(design.n) < effective_weight, design.weight / effective_weight, 0.0)
+        found, adapters = refit(design.answered(labels, heard))
         rows = rng.choice(
             design.n,
             size=min(design.n, CALIBRATION_TARGETS, max(100, DENSE_ENTRIES // (design.d1 * design.d2))),

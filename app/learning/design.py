@@ -95,8 +95,9 @@ class Design:
         """(len(index), d1, d2) the designs of a few comparisons."""
         return np.stack([product(S[index], self.X) for S in self.blocks], axis=2)
 
-    def with_labels(self, label: Real) -> "Design":
-        return replace(self, label=label)
+    def answered(self, label: Real, weight: Real) -> "Design":
+        """The same questions with other answers and weights."""
+        return replace(self, label=label, weight=weight)
 
 
 def design_of(
@@ -109,13 +110,15 @@ def design_of(
     """Comparisons as operators in the model's features."""
     c = comparisons
     order = np.argsort(c.user, kind="stable")
-    Y = features.columns(c.Y)
+    items, row = _used(c.X, c.rows)
+    contexts, column = _used(c.Y, c.cols)
+    Y = features.columns(contexts)
     term_comparison = np.repeat(np.arange(len(c)), np.diff(c.indptr))
     blocks, transposed = [], []
     for b in range(features.d2):
-        data = c.signs * Y[c.cols, b]
+        data = c.signs * Y[column, b]
         kept = data != 0
-        S = csr_array((data[kept], (term_comparison[kept], c.rows[kept])), shape=(len(c), len(c.X)))
+        S = csr_array((data[kept], (term_comparison[kept], row[kept])), shape=(len(c), len(items)))
         S = csr_array(S[order])
         blocks.append(S)
         transposed.append(csr_array(S.T))
@@ -124,7 +127,7 @@ def design_of(
         weight = weight * 0.5 ** (c.age_seconds[order] / half_life_seconds)
     user = c.user[order]
     return Design(
-        X=features.items(c.X),
+        X=features.items(items),
         blocks=blocks,
         transposed=transposed,
         user=user,
@@ -134,6 +137,12 @@ def design_of(
         buckets=_buckets(user, c.n_users),
         order=order,
     )
+
+
+def _used(table: Real, rows: Int) -> tuple[Real, Int]:
+    """The rows of a table that occur, and where: one user's few comparisons must not cost a whole catalogue."""
+    occurring, position = np.unique(rows, return_inverse=True)
+    return table[occurring], np.asarray(position, dtype=np.int64)
 
 
 def padded(values: Real) -> Real:

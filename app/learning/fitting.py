@@ -30,7 +30,7 @@ TRIAL_PASSES = 40
 TRIAL_TOLERANCE = 1e-4
 """Trials on held-out comparisons need less than a published fit."""
 REFIT_PASSES = 20
-"""Passes of a bootstrap's warm refit."""
+"""Passes of a bootstrap's refit."""
 SAME_SCALE = 1.5
 """A warm start's feature map is kept while no feature's spread changed by more than this factor."""
 
@@ -285,26 +285,23 @@ def _fitted_scores(design: Design, shared: Shared, adapters: Adapters) -> Real:
 
 
 def _inflation(job: _Job, design: Design, model: Model) -> float:
-    """By the parametric bootstrap. Simulated comparisons are independent: where real ones were found not to be,
-    errors are never shrunk on their account.
-    """
+    """By the parametric bootstrap; where real comparisons were found not to be independent, errors are never shrunk."""
+
+    def report(passes: int, objective: float) -> None:
+        job.progress(FitProgress("calibrating", 0.9, passes, objective))
 
     def refit(relabelled: Design) -> tuple[Shared, Adapters]:
         Theta_0, ridge = fit_global_with_ridge(relabelled, start=(model.Theta_0, model.shared.ridge))
         found = replace(model.shared, Theta_0=Theta_0, ridge=ridge)
         if found.k > 0:
-
-            def report(passes: int, objective: float) -> None:
-                job.progress(FitProgress("calibrating", 0.9, passes, objective))
-
-            begin = evidence.starting_point(
-                Theta_0, spectral_start(relabelled, relabelled.scores(Theta_0), found.k), ridge
-            )
+            # From scratch: started at the truth, a few passes would hardly leave it, and the errors would look small.
+            begin = replace(found, B=spectral_start(relabelled, relabelled.scores(Theta_0), found.k))
             found, _ = _maximise(job, relabelled, begin, REFIT_PASSES, TRIAL_TOLERANCE, report)
         return found, solve_adapters(found, relabelled, job.estimator, tolerance=1e-4)
 
-    inflation = bootstrap_inflation(design, model.shared, model.shared_error, refit, job.rng)
-    return inflation if model.effective_weight == 1.0 else max(1.0, inflation)
+    weight = model.effective_weight
+    inflation = bootstrap_inflation(design, model.shared, model.shared_error, refit, job.rng, effective_weight=weight)
+    return inflation if weight == 1.0 else max(1.0, inflation)
 
 
 def _diagnostics(job: _Job, design: Design, model: Model, choice: Choice) -> Diagnostics:

@@ -30,6 +30,8 @@ FIRST_RANK = 4
 """Where the walk over ranks begins."""
 MAX_ADAPTER_SIZE = 48
 """Largest k * d2 that `auto` tries."""
+SMALLEST_GAIN = 5e-4
+"""Nats a comparison below which a higher rank is not worth its computation, however sure the gain."""
 MIN_HELD_OUT = 20
 """With fewer held-out comparisons, nothing can be chosen."""
 
@@ -113,7 +115,8 @@ def choose(
     """Walk over effective weights at one rank, then over ranks at the best weight, up while it pays and down while it
     costs nothing.
 
-    A higher rank must gain more than one standard error over users, paired; rank 0 is one model for everybody.
+    A higher rank must gain more than one standard error over users, paired, and more than `SMALLEST_GAIN`; rank 0 is
+    one model for everybody.
     """
     tried: dict[tuple[int, float], Trial] = {}
 
@@ -142,7 +145,8 @@ def choose(
 def _explain(tried: dict[tuple[int, float], Trial], rank: int) -> str:
     if (0, 1.0) not in tried:
         return "the rank was given; the effective weight is the best on held-out comparisons"
-    shown = min((t for t in tried.values() if t.rank == rank or (rank == 0 < t.rank)), key=lambda t: t.log_loss)
+    candidates = (t for t in tried.values() if (t.rank == rank if rank else t.rank > 0))
+    shown = min(candidates, key=lambda t: t.log_loss)
     gain, error = _paired_gain(tried[0, 1.0], shown)
     margin = f"{gain:.4f} nats a comparison, standard error {error:.4f}"
     if rank == 0:
@@ -165,7 +169,7 @@ def _best_weight(weights: tuple[float, ...], start: float, loss: Callable[[float
 
 def _pays(smaller: Trial, larger: Trial) -> bool:
     gain, error = _paired_gain(smaller, larger)
-    return gain > error
+    return gain > max(error, SMALLEST_GAIN)
 
 
 def _paired_gain(baseline: Trial, other: Trial) -> tuple[float, float]:

@@ -30,10 +30,9 @@ def global_maximum(D: Real, label: Real, weight: Real, ridge: Real) -> Real:
         gradient = np.einsum("n,nab->ab", weight * (1 / (1 + np.exp(-eta)) - label), D) + ridge * Theta
         return float(value), gradient.ravel()
 
-    options = {"maxiter": 10_000, "gtol": 1e-10}
-    return np.asarray(minimize(loss, np.zeros(D[0].size), jac=True, method="BFGS", options=options).x).reshape(
-        D.shape[1:]
-    )
+    start = np.zeros(D[0].size)
+    found = minimize(loss, start, jac=True, method="BFGS", options={"maxiter": 10_000, "gtol": 1e-10})
+    return np.asarray(found.x, dtype=np.float64).reshape(D.shape[1:])
 
 
 def penalised_adapter(D: Real, label: Real, Theta_0: Real, B: Real, T: Real) -> Real:

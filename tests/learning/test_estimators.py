@@ -1,0 +1,180 @@
+"""Both estimators: monotone, and in agreement with slow references."""
+
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from app.learning import Comparisons, fit
+from app.learning.adapters import penalised_maximum, posterior
+from app.learning.btl import fit_global, fit_global_with_ridge
+from app.learning.design import Design, design_of
+from app.learning.evidence import (
+    evidence_bound,
+    evidence_pass,
+    maximise_evidence,
+    separable_covariance,
+    starting_point,
+    weighted_least_squares,
+)
+from app.learning.features import feature_map_of
+from app.learning.fitting import Estimator
+from app.learning.mle import Start, maximise_likelihood
+from app.learning.mle import starting_point as mle_starting_point
+from app.learning.parameters import Shared
+from app.learning.spectral import spectral_start
+from tests.support.learning_references import (
+    Real,
+    dense_designs,
+    global_maximum,
+    penalised_adapter,
+    variational_posterior,
+)
+from tests.support.learning_worlds import catalogue, in_contexts, tabular
+
+RNG = np.random.default_rng(21)
+SMALL = [
+    catalogue(RNG, n_users=6, per_user=5).comparisons,
+    in_contexts(RNG, n_users=5, per_user=6),
+    tabular(RNG, n_users=5, per_user=6).comparisons,
+]
+KINDS = ["catalogue", "contexts", "tabular"]
+
+
+def prepared(c: Comparisons, k: int) -> tuple[Design, Shared]:
+    design = design_of(c, feature_map_of(c))
+    Theta_0, ridge = fit_global_with_ridge(design)
+    return design, starting_point(Theta_0, spectral_start(design, design.scores(Theta_0), k), ridge)
+
+
+@pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
+def test_the_global_fit_agrees_with_scipy(comparisons: Comparisons) -> None:
+    rng = np.random.default_rng(22)
+    soft = replace(
+        comparisons, label=rng.random(len(comparisons)), weight=0.5 + rng.random(len(comparisons)), n_users=6
+    )
+    features = feature_map_of(soft)
+    ridge = np.linspace(0.5, 1.5, features.d2)
+    expected = global_maximum(dense_designs(soft, features), soft.label, soft.weight, ridge)
+    np.testing.assert_allclose(fit_global(design_of(soft, features), ridge), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+@pytest.mark.parametrize("n_users", [1, 6])
+def test_one_user_or_rank_zero_is_plain_btl(estimator: Estimator, n_users: int) -> None:
+    c = catalogue(np.random.default_rng(23), n_users=n_users, per_user=30).comparisons
+    asked = 2 if n_users == 1 else 0
+    model = fit(c, rank=asked, estimator=estimator, calibrate=False)
+    D = dense_designs(c, model.features)
+    assert model.rank == 0
+    np.testing.assert_allclose(model.Theta_0, global_maximum(D, c.label, c.weight, model.shared.ridge), atol=1e-6)
+
+
+@pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
+def test_the_e_step_and_the_bound_agree_with_the_reference(comparisons: Comparisons) -> None:
+    rng = np.random.default_rng(24)
+    soft = replace(comparisons, label=rng.random(len(comparisons)), weight=0.5 + rng.random(len(comparisons)))
+    design, shared = prepared(soft, 2)
+    found = posterior(design, design.scores(shared.Theta_0), design.project(shared.B), shared.T, tolerance=1e-11)
+    D, total = dense_designs(soft, feature_map_of(soft)), 0.0
+    for user in range(soft.n_users):
+        own = soft.user == user
+        m, V, share = variational_posterior(
+            D[own], soft.label[own], soft.weight[own], shared.Theta_0, shared.B, shared.T
+        )
+        np.testing.assert_allclose(found.means[user], m, atol=1e-8)
+        np.testing.assert_allclose(found.covariances[user], V, atol=1e-8)
+        total += share
+    prior = 0.5 * (shared.ridge * shared.Theta_0**2).sum()
+    assert evidence_bound(design, shared, found) == pytest.approx(total - prior, abs=1e-6)
+
+
+def test_the_penalised_maximum_agrees_with_scipy() -> None:
+    c = SMALL[0]
+    design, shared = prepared(c, 2)
+    found = penalised_maximum(design, design.scores(shared.Theta_0), design.project(shared.B), shared.T)
+    D = dense_designs(c, feature_map_of(c))
+    assert found.converged.all()
+    for user in range(c.n_users):
+        own = c.user == user
+        expected = penalised_adapter(D[own], c.label[own], shared.Theta_0, shared.B, shared.T)
+        np.testing.assert_allclose(found.means[user], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
+def test_the_m_step_solves_its_normal_equations(comparisons: Comparisons) -> None:
+    design, shared = prepared(comparisons, 2)
+    solution = posterior(design, design.scores(shared.Theta_0), design.project(shared.B), shared.T, iterations=1)
+    found = weighted_least_squares(design, shared, solution, iterations=500, tolerance=1e-10)
+    D, (n, k, d2) = design.dense(np.arange(design.n)), (design.n, 2, design.d2)
+    w = design.weight * np.tanh(solution.tilt / 2) / (2 * solution.tilt)
+    q = design.d1 * d2
+    H, b = np.zeros((q + design.d1 * k,) * 2), np.zeros(q + design.d1 * k)
+    for j in range(n):
+        m, V = solution.means[design.user[j]], solution.covariances[design.user[j]]
+
+        def row(vector: Real, j: int = j) -> Real:
+            return np.asarray(D[j] @ vector.reshape(k, d2).T).ravel()
+
+        first = np.concatenate([D[j].ravel(), row(m)])
+        H += w[j] * np.outer(first, first)
+        roots = np.linalg.cholesky(V)
+        for column in roots.T:
+            spread = np.concatenate([np.zeros(q), row(column)])
+            H += w[j] * np.outer(spread, spread)
+        b += design.weight[j] * (design.label[j] - 0.5) * first
+    H[:q, :q] += np.diag(np.tile(shared.ridge, design.d1))
+    solved = np.concatenate([found.Theta_0.ravel(), found.B.ravel()])
+    np.testing.assert_allclose(H @ solved, b, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_bound_never_falls(comparisons: Comparisons, k: int) -> None:
+    design, shared = prepared(comparisons, k)
+    tilt = np.abs(design.scores(shared.Theta_0)) + 0.5
+    bounds = []
+    for _ in range(25):
+        step = evidence_pass(design, shared, tilt)
+        shared, tilt = step.shared, step.tilt
+        bounds.append(step.bound)
+    assert np.diff(bounds).min() >= -1e-7 * abs(bounds[-1])
+    np.testing.assert_allclose(shared.B.T @ shared.B, np.eye(k), atol=1e-10)
+
+
+@pytest.mark.parametrize("start", get_args(Start))
+def test_the_joint_likelihood_never_falls(start: Start) -> None:
+    c = catalogue(np.random.default_rng(25), n_users=30, per_user=10).comparisons
+    design = design_of(c, feature_map_of(c))
+    Theta_0, ridge = fit_global_with_ridge(design)
+    seen: list[float] = []
+    begin = mle_starting_point(design, Theta_0, ridge, 2, start, np.random.default_rng(26))
+    shared, ending = maximise_likelihood(
+        design, begin, max_passes=60, tolerance=1e-6, report=lambda _, objective: seen.append(objective)
+    )
+    assert np.diff(seen).min() >= -1e-9 * abs(seen[-1])
+    assert ending.passes == len(seen)
+    np.testing.assert_allclose(shared.B.T @ shared.B, np.eye(2), atol=1e-10)
+
+
+@pytest.mark.parametrize("start", get_args(Start))
+def test_every_start_finds_the_subspace(start: Start) -> None:
+    world = catalogue(np.random.default_rng(27), n_users=150, per_user=40, k=1, spread=1.5)
+    model = fit(world.comparisons, rank=1, estimator="mle", start=start, calibrate=False)
+    assert abs(float(model.raw_subspace()[:, 0] @ world.B[:, 0])) > 0.97
+
+
+def test_a_pass_limit_is_reported_as_not_converged() -> None:
+    design, shared = prepared(SMALL[0], 2)
+    _, ending = maximise_evidence(design, shared, max_passes=3, tolerance=0.0)
+    assert not ending.converged
+    assert ending.passes == 3
+    assert ending.reason == "the pass limit was reached"
+
+
+def test_the_separable_update_recovers_a_separable_moment() -> None:
+    rng = np.random.default_rng(28)
+    R, S = (root @ root.T + np.eye(len(root)) for root in (rng.standard_normal((2, 2)), rng.standard_normal((3, 3))))
+    moment, begin = (np.asarray(np.kron(left, S), dtype=np.float64) for left in (R, np.eye(2)))
+    np.testing.assert_allclose(separable_covariance(moment, begin, 2, 3), moment)

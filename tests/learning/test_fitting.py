@@ -1,0 +1,292 @@
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from app.learning import (
+    Adapter,
+    Comparisons,
+    FeatureShapeError,
+    FitProgress,
+    InvalidComparisonsError,
+    Model,
+    evaluate_predictions,
+    fit,
+    fold_in,
+    fold_in_users,
+    principal_angle_distance,
+)
+from app.learning.fitting import Estimator
+from app.learning.model import covariance_root
+from app.learning.selection import split_comparisons
+from tests.support.learning_worlds import catalogue, in_contexts, tabular
+
+
+def log_loss(model: Model, comparisons: Comparisons) -> float:
+    return evaluate_predictions(model.predict(comparisons), comparisons.label).log_loss
+
+
+def halves(comparisons: Comparisons, seed: int) -> tuple[Comparisons, Comparisons]:
+    held = np.random.default_rng(seed).random(len(comparisons)) < 0.3
+    return comparisons.subset(~held), comparisons.subset(held)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return fit(catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons, rank=2)
+
+
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_folding_in_gives_the_fits_own_adapters(estimator: Estimator) -> None:
+    for c in (
+        catalogue(np.random.default_rng(42), n_users=15, per_user=12).comparisons,
+        in_contexts(np.random.default_rng(43), n_users=12, per_user=15),
+        tabular(np.random.default_rng(44), n_users=12, per_user=15).comparisons,
+    ):
+        fitted = fit(c, rank=2, estimator=estimator, calibrate=False)
+        for user in range(c.n_users):
+            own = c.of_users([user])
+            adapter = fold_in(fitted, own.subset(np.arange(len(own))[::-1]))
+            np.testing.assert_allclose(adapter.mean, fitted.adapter(user).mean, atol=1e-6)
+            np.testing.assert_allclose(adapter.covariance, fitted.adapter(user).covariance, atol=1e-6)
+            assert adapter.converged
+            assert adapter.n_comparisons == len(own)
+
+
+def test_one_comparison_and_a_thousand_in_one_fit() -> None:
+    rng = np.random.default_rng(45)
+    X, taste = rng.standard_normal((50, 4)), rng.standard_normal((3, 4))
+    user = np.repeat([0, 1, 2], [1, 1000, 30])
+    first = rng.integers(0, 49, len(user))
+    wins = rng.random(len(user)) < 1 / (1 + np.exp(-((X[first] - X[first + 1]) * taste[user]).sum(axis=1)))
+    c = Comparisons.from_pairs(X, np.where(wins, first, first + 1), np.where(wins, first + 1, first), user=user)
+    fitted = fit(c, rank=2)
+    few, many = fitted.rewards(fitted.adapter(0), X), fitted.rewards(fitted.adapter(1), X)
+    assert np.isfinite(few.mean).all()
+    assert few.stderr.mean() > 1.5 * many.stderr.mean()
+    assert np.corrcoef(many.mean, X @ taste[1])[0, 1] > 0.98
+
+
+def test_users_without_feedback_are_served_the_population(model: Model) -> None:
+    nobody = model.population()
+    assert not nobody.mean.any()
+    np.testing.assert_array_equal(nobody.covariance, model.T)
+    c = catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons
+    empty = fold_in(model, c.subset(np.zeros(len(c), dtype=np.bool_)))
+    np.testing.assert_array_equal(empty.covariance, model.T)
+    assert empty.n_comparisons == 0
+    silent = fit(replace(c, n_users=41), rank=2, calibrate=False)
+    np.testing.assert_allclose(silent.adapter(40).covariance, silent.T)
+
+
+def test_feedback_shrinks_the_users_uncertainty(model: Model) -> None:
+    c = catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons.of_users([0])
+    items = np.asarray(c.X)
+    spreads = [float(model.rewards(fold_in(model, c.subset(np.arange(q))), items).stderr.mean()) for q in (0, 2, 5, 15)]
+    assert (np.diff(spreads) < 0).all()
+
+
+def test_adapters_beat_the_global_model_where_users_differ() -> None:
+    learn, test = halves(catalogue(np.random.default_rng(46), n_users=120, per_user=30).comparisons, 1)
+    personal, common = fit(learn, rank="auto", calibrate=False), fit(learn, rank=0, calibrate=False)
+    assert personal.rank >= 2
+    assert log_loss(personal, test) < log_loss(common, test) - 0.05
+
+
+def test_the_true_rank_is_found_in_most_worlds() -> None:
+    worlds = [catalogue(np.random.default_rng(seed), n_users=120, per_user=30) for seed in range(40, 46)]
+    assert sum(fit(world.comparisons, calibrate=False).rank == 2 for world in worlds) >= 5
+
+
+def test_where_users_do_not_differ_everybody_gets_the_global_model() -> None:
+    world = catalogue(np.random.default_rng(47), n_users=60, per_user=20, spread=0.0)
+    fitted = fit(world.comparisons, calibrate=False)
+    assert fitted.rank == 0
+    assert fitted.diagnostics is not None
+    assert fitted.diagnostics.permutation_rank == 0
+    assert "no reliable gain" in fitted.diagnostics.rank_reason
+    assert {t.rank for t in fitted.diagnostics.trials} >= {0, 1}
+    belief = fitted.rewards(fitted.adapter(0), np.asarray(world.comparisons.X))
+    assert (belief.stderr > 0).all()
+
+
+def test_contexts_turn_tastes_around() -> None:
+    learn, test = halves(in_contexts(np.random.default_rng(48), n_users=100, per_user=40), 2)
+    aware = fit(learn, rank=1, calibrate=False)
+    blind = fit(replace(learn, Y=np.ones((1, 1)), cols=np.zeros_like(learn.cols)), rank=1, calibrate=False)
+    blind_test = replace(test, Y=np.ones((1, 1)), cols=np.zeros_like(test.cols))
+    assert aware.features.d2 == 4
+    assert log_loss(aware, test) < log_loss(blind, blind_test) - 0.1
+    raw = np.asarray(learn.Y)[7]
+    adapter = aware.adapter(3)
+    one, other = aware.rewards(adapter, np.asarray(learn.X), raw), aware.rewards(adapter, np.asarray(learn.X), -raw)
+    assert np.abs(one.mean - other.mean).max() > 0.1
+
+
+def test_tabular_rewards_are_learnt_from_trajectories() -> None:
+    world = tabular(np.random.default_rng(49), n_users=150, per_user=40)
+    fitted = fit(world.comparisons, rank=1)
+    assert principal_angle_distance(fitted.B, world.B) < 0.35
+    found = [fitted.reward_table(fitted.adapter(u)).minus(np.full(16, 1 / 16)).mean for u in range(150)]
+    truth = (world.rewards - world.rewards.mean(axis=(1, 2), keepdims=True)).reshape(150, 16)
+    assert np.corrcoef(np.ravel(found), truth.ravel())[0, 1] > 0.85
+
+
+def test_the_reward_table_is_the_rewards_of_indicators() -> None:
+    fitted = fit(tabular(np.random.default_rng(50), n_users=20, per_user=15).comparisons, rank=2)
+    adapter = fitted.adapter(4)
+    table = fitted.reward_table(adapter)
+    assert table.mean.shape == (16,)
+    for action in range(2):
+        column = fitted.rewards(adapter, np.eye(8), np.eye(2)[action])
+        np.testing.assert_allclose(column.mean, table.mean[action::2], atol=1e-12)
+        np.testing.assert_allclose(column.stderr, table.stderr[action::2], atol=1e-10)
+
+
+def test_predictions_agree_with_rewards(model: Model) -> None:
+    c = catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons
+    belief = model.rewards(model.adapter(7), np.asarray(c.X))
+    rows = np.flatnonzero(c.user == 7)
+    difference = belief.mean[c.rows[2 * rows]] - belief.mean[c.rows[2 * rows + 1]]
+    Z = (model.features.items(c.X) @ model.B)[c.rows]
+    Z = (Z[::2] - Z[1::2])[rows]
+    variance = ((Z @ covariance_root(model.adapter(7).covariance)) ** 2).sum(axis=1)
+    expected = 1 / (1 + np.exp(-difference / np.sqrt(1 + np.pi * variance / 8)))
+    np.testing.assert_allclose(model.predict(c)[rows], expected, atol=1e-12)
+    np.testing.assert_allclose(model.predict(c.of_users([7]), [model.adapter(7)]), expected, atol=1e-12)
+
+
+def test_arrays_bring_back_the_same_model_without_its_users() -> None:
+    c = in_contexts(np.random.default_rng(51), n_users=20, per_user=15)
+    fitted = fit(c, rank=2, half_life_seconds=3600.0)
+    arrays = fitted.to_arrays()
+    again = Model.from_arrays(arrays)
+    assert len(again.adapters) == 0
+    for name, values in again.to_arrays().items():
+        np.testing.assert_array_equal(values, arrays[name])
+        assert values.dtype != object
+    assert again.half_life_seconds == 3600.0
+    stored = Adapter.from_arrays(fitted.adapter(2).to_arrays())
+    items, context = np.asarray(c.X), np.asarray(c.Y)[0]
+    mine, theirs = fitted.rewards(fitted.adapter(2), items, context), again.rewards(stored, items, context)
+    np.testing.assert_array_equal(mine.mean, theirs.mean)
+    np.testing.assert_array_equal(mine.factor, theirs.factor)
+
+
+def test_a_warm_start_keeps_the_gauge_and_saves_passes() -> None:
+    world = catalogue(np.random.default_rng(52), n_users=80, per_user=20)
+    before = fit(world.comparisons.subset(np.arange(1500)), rank=2, calibrate=False)
+    after = fit(world.comparisons, rank=2, warm_start=before, calibrate=False)
+    fresh = fit(world.comparisons, rank=2, calibrate=False)
+    assert after.features is before.features
+    assert after.diagnostics is not None
+    assert after.diagnostics.distance_to_previous is not None
+    assert after.diagnostics.distance_to_previous < 0.3
+    assert (np.diagonal(after.B.T @ before.B) > 0.9).all()
+    assert after.passes < fresh.passes
+    assert principal_angle_distance(after.raw_subspace(), fresh.raw_subspace()) < 0.02
+
+
+def test_the_gauge_is_canonical(model: Model) -> None:
+    np.testing.assert_allclose(model.B.T @ model.B, np.eye(2), atol=1e-10)
+    a = model.adapters
+    second = np.einsum("icb,ieb->ce", a.means, a.means) + a.covariances.sum(axis=0)
+    assert abs(second[0, 1]) < 1e-3 * second[0, 0]
+    assert second[0, 0] >= second[1, 1]
+    assert (model.B[np.abs(model.B).argmax(axis=0), [0, 1]] > 0).all()
+
+
+def test_diagnostics_name_what_the_theory_names(model: Model) -> None:
+    d = model.diagnostics
+    assert d is not None
+    stacked = np.hstack([model.B @ W for W in model.adapters.means])
+    sigma = np.linalg.svd(stacked, compute_uv=False)[:2]
+    np.testing.assert_allclose(d.singular_values, sigma, rtol=1e-9)
+    assert d.nu == pytest.approx(sigma[1] ** 2 / 40)
+    log = np.log(600 / 0.05)
+    assert d.log_bracketing.shared == pytest.approx(2 * (6 + 40) * log)
+    assert d.log_bracketing.unshared == pytest.approx(40 * 2 * (6 + 1) * log)
+    assert d.log_bracketing.full == pytest.approx(40 * 6 * log)
+    assert d.as_dict()["log_bracketing"]["full"] == d.log_bracketing.full
+
+
+def test_tail_energy_sees_what_the_rank_leaves_out() -> None:
+    c = catalogue(np.random.default_rng(53), n_users=150, per_user=40, k=2).comparisons
+    low, enough = (fit(c, rank=k, calibrate=False).diagnostics for k in (1, 2))
+    assert low is not None
+    assert enough is not None
+    assert low.tail_energy > 5 * enough.tail_energy
+
+
+def test_progress_rises_and_what_it_raises_ends_the_fit() -> None:
+    c = catalogue(np.random.default_rng(54), n_users=30, per_user=15).comparisons
+    seen: list[FitProgress] = []
+    fit(c, progress=seen.append)
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].done == 1.0
+    assert {"choosing", "fitting", "calibrating", "done"} >= {p.phase for p in seen}
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress: FitProgress) -> None:
+        raise StoppedError(progress.phase)
+
+    with pytest.raises(StoppedError, match="choosing"):
+        fit(c, progress=stop)
+
+
+def test_what_cannot_be_fitted_is_refused(model: Model) -> None:
+    c = catalogue(np.random.default_rng(55), n_users=4, per_user=5).comparisons
+    with pytest.raises(InvalidComparisonsError, match="no comparisons: at least one was expected"):
+        fit(c.subset(np.zeros(len(c), dtype=np.bool_)))
+    with pytest.raises(ValueError, match="rank: 7 is not between 0 and the 6 row features"):
+        fit(c, rank=7)
+    with pytest.raises(InvalidComparisonsError, match="comparisons of one user were expected; found users 0 and 1"):
+        fold_in(model, c)
+    with pytest.raises(FeatureShapeError, match=r"items must have 6 features each; found shape \(2, 5\)"):
+        model.rewards(model.population(), np.zeros((2, 5)))
+    with pytest.raises(IndexError, match="user 40 is not in the fit, which had 40 users"):
+        model.adapter(40)
+    with pytest.raises(InvalidComparisonsError, match="user 3 has no adapter; there are 1"):
+        model.predict(c, [model.population()])
+
+
+def test_a_wrong_context_width_is_refused() -> None:
+    fitted = fit(in_contexts(np.random.default_rng(56), n_users=8, per_user=8), rank=1, calibrate=False)
+    with pytest.raises(FeatureShapeError, match="contexts must have 3 features each"):
+        fitted.rewards(fitted.population(), np.zeros((2, 5)), np.zeros(2))
+
+
+def test_held_out_comparisons_share_no_item_with_their_users_fitted_ones() -> None:
+    recurring = catalogue(np.random.default_rng(57), n_users=6, per_user=200, n_items=30).comparisons
+    grouped = catalogue(np.random.default_rng(58), n_users=40, per_user=6, n_items=400).comparisons
+    for c in (recurring, grouped):
+        split = split_comparisons(c, np.random.default_rng(59))
+        assert split.usable
+        assert not (split.fit & split.validate).any()
+        items = np.column_stack([c.rows[::2], c.rows[1::2]])
+        for user in range(c.n_users):
+            own = c.user == user
+            assert not set(items[own & split.fit].ravel()) & set(items[own & split.validate].ravel())
+
+
+def test_recurring_items_with_a_taste_of_their_own_lower_the_effective_weight() -> None:
+    rng = np.random.default_rng(60)
+    N, M, per_user = 80, 12, 60
+    X, theta = rng.standard_normal((M, 3)), np.array([1.0, -0.5, 0.3])
+    rewards = X @ theta + 1.5 * rng.standard_normal((N, M))
+    user = np.repeat(np.arange(N), per_user)
+    first = rng.integers(0, M, len(user))
+    second = (first + rng.integers(1, M, len(user))) % M
+    wins = rng.random(len(user)) < 1 / (1 + np.exp(rewards[user, second] - rewards[user, first]))
+    c = Comparisons.from_pairs(X, np.where(wins, first, second), np.where(wins, second, first), user=user)
+    assert fit(c, rank=2, calibrate=False).effective_weight < 1.0
+
+
+def test_fold_in_of_many_users_agrees_with_one_at_a_time(model: Model) -> None:
+    c = catalogue(np.random.default_rng(61), n_users=9, per_user=11).comparisons
+    many = fold_in_users(model, c)
+    for user in range(9):
+        np.testing.assert_allclose(fold_in(model, c.of_users([user])).mean, many[user].mean, atol=1e-7)
