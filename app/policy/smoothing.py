@@ -113,7 +113,7 @@ def _first_temperature(search: Search, u: Real) -> float:
     """Cool enough to be worth it, and warm enough that Newton's method starts near."""
     mdp = search.problem.mdp
     tau = FIRST_SHARE * search.gap / (mdp.horizon * math.log(mdp.n_actions))
-    while search.iterations < search.limits.max_iterations:
+    while search.stopped() is None:
         here = _evaluate(search, u, tau)
         direction = newton_direction(_curvature(search.problem, here, tau), here.gradient)
         if -float(here.gradient @ direction) <= NEAR * tau or tau > HOTTEST * search.stake:
