@@ -4,7 +4,7 @@ Theta_i = Theta_0 + B W_i with an orthonormal B (d1, k) and W_i of independent n
 condition number nu is `spread`^2 and its tail energy 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit
@@ -31,6 +31,9 @@ class Truth:
     B: Real
     """(d1, k), orthonormal columns."""
 
+    def first(self, n_users: int) -> "Truth":
+        return replace(self, Theta=self.Theta[:n_users])
+
 
 def draw_truth(rng: np.random.Generator, *, n_users: int, d1: int, d2: int, rank: int) -> Truth:
     B = np.linalg.qr(rng.normal(size=(d1, rank)))[0]
@@ -52,6 +55,11 @@ class CatalogueWorld:
         rewards = self.truth.Theta[:, :, 0] @ self.X.T
         centred: Real = rewards - rewards.mean(axis=1, keepdims=True)
         return centred
+
+    def first(self, n_users: int, per_user: int) -> "CatalogueWorld":
+        """The first comparisons of the first users: points of a ladder differ by what is known, not by the draw."""
+        rows = _first_rows(self.data.user, n_users, per_user)
+        return replace(self, truth=self.truth.first(n_users), data=self.data.take(rows))
 
 
 def draw_catalogue(rng: np.random.Generator, *, n_users: int, per_user: int, dim: int, rank: int) -> CatalogueWorld:
@@ -76,6 +84,15 @@ class MdpWorld:
     data: Dataset
     """The same comparisons for the baselines: an item is a trajectory, its features are its visit counts (S * A)."""
 
+    def first(self, n_users: int, per_user: int) -> "MdpWorld":
+        rows = _first_rows(self.data.user, n_users, per_user)
+        return replace(
+            self,
+            truth=self.truth.first(n_users),
+            comparisons=self.comparisons.subset(rows).of_users(np.arange(n_users)),
+            data=self.data.take(rows),
+        )
+
 
 def draw_mdp(rng: np.random.Generator, *, n_users: int, per_user: int, rank: int) -> MdpWorld:
     P = _draw_transitions(rng)
@@ -96,6 +113,13 @@ def draw_mdp(rng: np.random.Generator, *, n_users: int, per_user: int, rank: int
         MDP_STATES, MDP_ACTIONS, paths[data.chosen], paths[data.rejected], user=user, n_users=n_users
     )
     return MdpWorld(mdp=_mdp_of(P), truth=truth, reference=reference, comparisons=comparisons, data=data)
+
+
+def _first_rows(user: Int, n_users: int, per_user: int) -> Int:
+    """Rows of the first comparisons of the first users; `user` ascends."""
+    place = np.arange(len(user)) - np.searchsorted(user, user)
+    rows: Int = np.flatnonzero((user < n_users) & (place < per_user))
+    return rows
 
 
 def _choices(rng: np.random.Generator, X: Real, user: Int, first: Int, second: Int, eta: Real) -> Dataset:

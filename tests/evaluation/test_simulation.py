@@ -12,7 +12,7 @@ def simulation() -> Simulation:
 
 
 def test_the_ladder_goes_along_users_and_along_comparisons() -> None:
-    assert ladder_points(80, 40, 2) == [(10, 40), (20, 40), (40, 40), (80, 5), (80, 10), (80, 20), (80, 40)]
+    assert ladder_points(80, 40, 2) == [(20, 40), (40, 40), (80, 10), (80, 20), (80, 40)]
 
 
 def test_a_drawn_truth_has_the_asked_rank_and_centred_rewards() -> None:
@@ -33,6 +33,20 @@ def test_both_forms_of_a_trajectory_hold_the_same_visits() -> None:
         np.add.at(design, (c.rows[terms], c.cols[terms]), c.signs[terms])
         pair = world.data.X[world.data.chosen[j]] - world.data.X[world.data.rejected[j]]
         np.testing.assert_array_equal(design.ravel(), pair)
+
+
+def test_a_smaller_point_knows_the_first_comparisons_of_the_first_users() -> None:
+    rng = np.random.default_rng(0)
+    world = draw_catalogue(rng, n_users=12, per_user=5, dim=4, rank=1)
+    smaller = world.first(4, 3)
+    np.testing.assert_array_equal(smaller.data.user, np.repeat(np.arange(4), 3))
+    np.testing.assert_array_equal(smaller.data.chosen.reshape(4, 3), world.data.chosen.reshape(12, 5)[:4, :3])
+    np.testing.assert_array_equal(smaller.rewards, world.rewards[:4])
+    mdp = draw_mdp(rng, n_users=12, per_user=5, rank=1)
+    fewer = mdp.first(4, 3)
+    assert fewer.comparisons.n_users == 4
+    np.testing.assert_array_equal(fewer.comparisons.user, fewer.data.user)
+    assert np.bincount(fewer.data.user).max() == 3
 
 
 def test_the_exponent_of_a_power_is_that_power() -> None:
@@ -57,7 +71,7 @@ def test_the_subspace_comes_nearer_with_users_and_with_comparisons(simulation: S
 
 
 def test_the_simulation_is_the_same_for_the_same_seed() -> None:
-    first, second = (simulate(users=16, comparisons=16, dim=4, rank=1, seed=2) for _ in range(2))
+    first, second = (simulate(users=24, comparisons=16, dim=4, rank=1, seed=2) for _ in range(2))
     for one, other in zip(first.points, second.points, strict=True):
         assert one.catalogue == other.catalogue
         assert one.mdp == other.mdp

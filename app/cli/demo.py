@@ -1,0 +1,236 @@
+"""`psharelora demo`: the whole service on real input, through the public API."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.cli import demo_data
+from app.cli.database import database_url
+from app.cli.output import complain, err, out
+from app.cli.serve import key_file, refuse_taken_port
+from app.client import ApiError, Client, ServerUnreachableError
+from app.domain import Scope, UnauthenticatedError
+from app.settings import Settings
+
+Json = dict[str, Any]
+
+BATCH = 1000
+START_SECONDS = 60.0
+REFIT_SECONDS = 600.0
+HOUSEHOLD = "household-001"
+RUNNER = "simulated-runner-00"
+
+
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="End when everything has been shown.")] = False,
+    port: Annotated[int | None, typer.Option(help="Port of the API.")] = None,
+) -> None:
+    """Start database, API and worker, load the demo data, refit, show what the service answers, keep serving."""
+    settings = Settings()
+    refuse_taken_port("127.0.0.1", port or settings.port)
+    url = f"http://127.0.0.1:{port or settings.port}"
+    try:
+        with ExitStack() as stack:
+            err.print("==> starting PostgreSQL")
+            database = stack.enter_context(database_url(settings))
+            key = _key(settings, database)
+            err.print(f"==> starting the API on {url}, and the worker")
+            children = [
+                stack.enter_context(_process("serve", "--host", "127.0.0.1", "--port", url.rpartition(":")[2])),
+                stack.enter_context(_process("worker")),
+            ]
+            with Client(url, key=key) as client:
+                _wait_until_ready(client, children)
+                _load(client)
+                _show_household(client)
+                _show_runner(client)
+            _invite(url, settings)
+            if not leave:
+                _keep_serving(children)
+    except (ApiError, ServerUnreachableError, TimeoutError) as error:
+        complain(str(error))
+    except KeyboardInterrupt:
+        err.print("==> stopping")
+
+
+def _key(settings: Settings, url: str) -> str:
+    """The demo's administrator key, kept readable to its owner only; a new one where the old no longer works."""
+    from app.store import Database, authenticate, create_key, migrate
+
+    migrate(url)
+    file = key_file(settings)
+
+    async def known_or_new() -> str:
+        database = Database(url)
+        try:
+            if file.is_file():
+                secret = file.read_text().strip()
+                try:
+                    await authenticate(database, secret)
+                except UnauthenticatedError:
+                    err.print("==> the demo's old key no longer works; making another")
+                else:
+                    return secret
+            _, secret = await create_key(database, "demo", frozenset(Scope), None)
+            return secret
+        finally:
+            await database.dispose()
+
+    secret = asyncio.run(known_or_new())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(secret + "\n")
+    return secret
+
+
+@contextmanager
+def _process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {"PSHARELORA_LOG_LEVEL": "warning", **os.environ}
+    child = subprocess.Popen([sys.executable, "-m", "app.cli", *arguments], env=environment)  # noqa: S603  our own command
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _wait_until_ready(client: Client, children: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        _refuse_dead(children)
+        try:
+            client.environments()
+        except ServerUnreachableError:
+            time.sleep(0.1)
+        else:
+            return
+    complain(f"the API did not answer within {START_SECONDS:g} seconds")
+
+
+def _refuse_dead(children: list[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        if (status := child.poll()) is not None:
+            complain(f"a process of the demo ended by itself with status {status}; its own message is above")
+
+
+def _load(client: Client) -> None:
+    definition, items, preferences = demo_data.contracts()
+    coaching, answers = demo_data.coaching()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    with Progress(*columns, console=err) as progress:
+        client.put_environment(demo_data.CONTRACTS, definition)
+        client.put_items(demo_data.CONTRACTS, items)
+        client.put_environment(demo_data.COACHING, coaching)
+        for environment, rows in ((demo_data.CONTRACTS, preferences), (demo_data.COACHING, answers)):
+            task = progress.add_task(f"preferences of {environment}", total=len(rows))
+            for start in range(0, len(rows), BATCH):
+                client.record(environment, rows[start : start + BATCH])
+                progress.update(task, advance=len(rows[start : start + BATCH]))
+        for environment in (demo_data.CONTRACTS, demo_data.COACHING):
+            _refit(client, environment, progress)
+
+
+def _refit(client: Client, environment: str, progress: Progress) -> None:
+    task = progress.add_task(f"refit of {environment}", total=1.0)
+    refit = client.retrain(environment)
+    ended = client.wait_for_refit(
+        refit["id"],
+        timeout_seconds=REFIT_SECONDS,
+        progress=lambda now: progress.update(task, completed=now["progress"]),
+    )
+    if ended["state"] != "succeeded":
+        complain(f"the refit of {environment} ended as {ended['state']}: {ended['error']}")
+    progress.update(task, completed=1.0)
+
+
+def _show_household(client: Client) -> None:
+    titles = {item["id"]: item["title"] for item in demo_data.contracts()[1]}
+    before = client.rank(demo_data.CONTRACTS, HOUSEHOLD, top_n=5)
+    population = client.rank(demo_data.CONTRACTS, "somebody-new", top_n=5)
+    out.print(f"\n[bold]What {HOUSEHOLD} would choose[/], of 35 real electricity contracts, beside everybody's ranking")
+    out.print("(reward: log-odds against the mean contract; +/-: one standard error)")
+    table = Table("", HOUSEHOLD, "reward", "population", "reward")
+    for place, (own, other) in enumerate(zip(before["options"], population["options"], strict=True), start=1):
+        table.add_row(str(place), titles[_item(own)], _amount(own), titles[_item(other)], _amount(other))
+    out.print(table)
+    _teach(client, titles)
+    metrics = client.models(demo_data.CONTRACTS)["models"][0]["metrics"]
+    _show_accuracy(metrics)
+
+
+def _teach(client: Client, titles: dict[str, str]) -> None:
+    """A newcomer answers three questions; the ranking changes at once, without a refit."""
+    newcomer = f"newcomer-{int(time.time())}"
+    out.print(f"\n[bold]{newcomer} answers three questions[/] (always for the local company), and is served at once:")
+    asked = client.queries(demo_data.CONTRACTS, newcomer, n=3)["queries"]
+    for query in asked:
+        pair = sorted((query["first"]["item"], query["second"]["item"]), key=lambda item: "local" not in titles[item])
+        client.record(
+            demo_data.CONTRACTS, [{"user": newcomer, "chosen": {"item": pair[0]}, "rejected": {"item": pair[1]}}]
+        )
+        out.print(f"  {titles[pair[0]]}  [dim]rather than[/]  {titles[pair[1]]}")
+    after = client.rank(demo_data.CONTRACTS, newcomer, top_n=5)
+    table = Table("", f"after {after['feedback_seen']} answers", "reward")
+    for place, option in enumerate(after["options"], start=1):
+        table.add_row(str(place), titles[_item(option)], _amount(option))
+    out.print(table)
+
+
+def _show_accuracy(metrics: Json) -> None:
+    held_out = metrics["held_out"]
+    out.print("\n[bold]On comparisons held out from the refit[/]")
+    table = Table("model", "accuracy", "log-loss")
+    for name, title in (("global", "the same for everybody"), ("new", "P-ShareLoRA")):
+        table.add_row(title, f"{held_out[name]['accuracy']:.3f}", f"{held_out[name]['log_loss']:.3f}")
+    out.print(table)
+
+
+def _show_runner(client: Client) -> None:
+    answer = client.actions(demo_data.COACHING, RUNNER, state="tired", step=2)
+    plan = client.policy(demo_data.COACHING, RUNNER)
+    out.print(f"\n[bold]What to do for {RUNNER}[/] (simulated), who is tired at step 2 of {demo_data.HORIZON}:")
+    table = Table("action", "probability")
+    for action, probability in answer["distribution"].items():
+        table.add_row(action, f"{probability:.3f}")
+    out.print(table)
+    out.print(
+        f"the whole robust policy at {plan['confidence']:.0%} confidence: worth at least {plan['lower']:.4f} more than the "
+        f"reference policy, and no policy is worth more than {plan['upper']:.4f} (certified gap {plan['gap']:.1e});\n"
+        f"at the estimated rewards it is worth {plan['nominal']:.4f} more"
+    )
+
+
+def _invite(url: str, settings: Settings) -> None:
+    out.print(
+        f"\n[bold]Open[/]  {url}/console   {url}/docs\n"
+        f"[bold]Key[/]   export PSHARELORA_KEY=$(cat {key_file(settings)})\n"
+        f"[bold]Try[/]   curl -H \"Authorization: Bearer $PSHARELORA_KEY\" {url}/v1/environments"
+    )
+
+
+def _keep_serving(children: list[subprocess.Popen[bytes]]) -> None:
+    err.print("\nserving until Ctrl-C")
+    while True:
+        _refuse_dead(children)
+        time.sleep(0.5)
+
+
+def _item(option: Json) -> str:
+    return str(option["option"]["item"])
+
+
+def _amount(option: Json) -> str:
+    return f"{option['reward']:+.2f} +/- {option['stderr']:.2f}"

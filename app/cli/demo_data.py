@@ -1,0 +1,93 @@
+"""The demo's two environments: real households' electricity contracts, and a small simulated coaching process."""
+
+import gzip
+import json
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+Json = dict[str, Any]
+
+CONTRACTS = "electricity"
+COACHING = "coaching-simulated"
+
+STATES = ("rested", "tired", "sore", "eager")
+ACTIONS = ("easy-run", "hard-run", "rest-day", "call-coach")
+HORIZON = 6
+SIMULATED_USERS = 60
+SIMULATED_COMPARISONS = 24
+
+
+def contracts() -> tuple[Json, list[Json], list[Json]]:
+    """The stated choices of 361 households: definition, items, preferences."""
+    folder = files("app.cli") / "data"
+    described = json.loads((folder / "items.json").read_text())
+    names = list(described[0]["features"])
+    items = [
+        {"id": item["id"], "title": item["title"], "features": [item["features"][name] for name in names]}
+        for item in described
+    ]
+    lines = gzip.decompress((folder / "preferences.ndjson.gz").read_bytes()).splitlines()
+    definition = {
+        "kind": "catalog",
+        "item_dim": len(names),
+        "rank": "auto",
+        "refit": {"every_seconds": 30, "min_new_preferences": 50},
+    }
+    return definition, items, [json.loads(line) for line in lines]
+
+
+def coaching(seed: int = 7) -> tuple[Json, list[Json]]:
+    """A running coach's decision process with simulated runners of two dimensions of taste: definition, preferences.
+
+    Nobody ran for this: the trajectories are drawn under the uniform policy, and each answer is drawn by the BTL model from
+    the runner's own rank-2 reward.
+    """
+    rng = np.random.default_rng(seed)
+    transitions = rng.dirichlet(np.full(len(STATES), 0.6), size=(len(STATES), len(ACTIONS)))
+    theta = rng.normal(0.0, 0.4, (len(STATES), len(ACTIONS)))
+    subspace = np.linalg.qr(rng.normal(size=(len(STATES), 2)))[0]
+    preferences = []
+    for user in range(SIMULATED_USERS):
+        reward = theta + subspace @ rng.normal(0.0, 0.9, (2, len(ACTIONS)))
+        for answer in range(SIMULATED_COMPARISONS):
+            pair = [_walk(rng, transitions) for _ in range(2)]
+            if pair[0] == pair[1]:
+                continue
+            difference = sum(reward[s, a] for s, a in pair[0]) - sum(reward[s, a] for s, a in pair[1])
+            if rng.random() > 1.0 / (1.0 + np.exp(-difference)):
+                pair.reverse()
+            chosen, rejected = ([[STATES[s], ACTIONS[a]] for s, a in walk] for walk in pair)
+            preferences.append({
+                "id": f"sim-{user}-{answer}",
+                "user": f"simulated-runner-{user:02d}",
+                "chosen": {"trajectory": chosen},
+                "rejected": {"trajectory": rejected},
+            })
+    definition = {
+        "kind": "mdp",
+        "states": list(STATES),
+        "actions": list(ACTIONS),
+        "horizon": HORIZON,
+        "initial": [1.0, 0.0, 0.0, 0.0],
+        "transitions": [
+            [STATES[s], ACTIONS[a], STATES[t], float(transitions[s, a, t])]
+            for s in range(len(STATES))
+            for a in range(len(ACTIONS))
+            for t in range(len(STATES))
+        ],
+        "reference_policy": "uniform",
+        "rank": "auto",
+        "refit": {"every_seconds": 30, "min_new_preferences": 50},
+    }
+    return definition, preferences
+
+
+def _walk(rng: np.random.Generator, transitions: np.ndarray[Any, np.dtype[np.float64]]) -> list[tuple[int, int]]:
+    state, walk = 0, []
+    for _ in range(HORIZON):
+        action = int(rng.integers(len(ACTIONS)))
+        walk.append((state, action))
+        state = int(rng.choice(len(STATES), p=transitions[state, action]))
+    return walk

@@ -1,0 +1,96 @@
+"""`psharelora keys`: make, list and revoke API keys, straight in the database."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import typer
+from rich.table import Table
+
+from app.cli.database import database_url
+from app.cli.output import complain, out, print_json
+from app.domain import ApiKey, NotFoundError, Scope
+from app.settings import Settings
+
+app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+
+Result = TypeVar("Result")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    scope: Annotated[list[Scope], typer.Option(help="May be given several times.")],
+    environment: Annotated[
+        list[str] | None, typer.Option(help="Restrict the key to this environment; may be given several times.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a key; its secret is printed once and stored only as a hash."""
+    from app.store import Database, create_key
+
+    environments = frozenset(environment) if environment else None
+
+    async def make(database: Database) -> tuple[ApiKey, str]:
+        return await create_key(database, name, frozenset(scope), environments)
+
+    key, secret = with_database(make)
+    if as_json:
+        print_json({"id": key.id, "name": key.name, "key": secret})
+    else:
+        typer.echo(secret)
+
+
+@app.command("list")
+def list_all(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the keys, without their secrets."""
+    from app.store import list_keys
+
+    keys = with_database(list_keys)
+    rows = [(key.id, key.name, " ".join(sorted(key.scopes)), _reach(key), _state(key)) for key in keys]
+    if as_json:
+        print_json([dict(zip(("id", "name", "scopes", "environments", "state"), row, strict=True)) for row in rows])
+        return
+    table = Table("id", "name", "scopes", "environments", "state")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+@app.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` prints it.")]) -> None:
+    """Revoke a key; it stops working at once."""
+    from app.store import Database, revoke_key
+
+    async def end(database: Database) -> None:
+        await revoke_key(database, key_id)
+
+    try:
+        with_database(end)
+    except NotFoundError as error:
+        complain(error.message)
+    typer.echo(f"revoked {key_id}")
+
+
+def with_database(work: Callable[..., Awaitable[Result]]) -> Result:
+    """Run one store call of a command against the migrated database."""
+    from app.store import Database, migrate
+
+    async def run(url: str) -> Result:
+        database = Database(url)
+        try:
+            return await work(database)
+        finally:
+            await database.dispose()
+
+    with database_url(Settings()) as url:
+        migrate(url)
+        return asyncio.run(run(url))
+
+
+def _reach(key: ApiKey) -> str:
+    return "all" if key.environments is None else " ".join(sorted(key.environments))
+
+
+def _state(key: ApiKey) -> str:
+    return "active" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d}"
