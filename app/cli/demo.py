@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.cli import demo_data
@@ -27,10 +27,12 @@ BATCH = 1000
 START_SECONDS = 60.0
 REFIT_SECONDS = 600.0
 HOUSEHOLD = "household-001"
+SHOWN = 5
 RUNNER = "simulated-runner-00"
 
 
 def demo(
+    *,
     leave: Annotated[bool, typer.Option("--exit", help="End when everything has been shown.")] = False,
     port: Annotated[int | None, typer.Option(help="Port of the API.")] = None,
 ) -> None:
@@ -129,7 +131,7 @@ def _refuse_dead(children: list[subprocess.Popen[bytes]]) -> None:
 def _load(client: Client) -> None:
     definition, items, preferences = demo_data.contracts()
     coaching, answers = demo_data.coaching()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err) as progress:
         client.put_environment(demo_data.CONTRACTS, definition)
         client.put_items(demo_data.CONTRACTS, items)
@@ -158,43 +160,41 @@ def _refit(client: Client, environment: str, progress: Progress) -> None:
 
 def _show_household(client: Client) -> None:
     titles = {item["id"]: item["title"] for item in demo_data.contracts()[1]}
-    before = client.rank(demo_data.CONTRACTS, HOUSEHOLD, top_n=5)
-    population = client.rank(demo_data.CONTRACTS, "somebody-new", top_n=5)
-    out.print(f"\n[bold]What {HOUSEHOLD} would choose[/], of 35 real electricity contracts, beside everybody's ranking")
+    before = client.rank(demo_data.CONTRACTS, HOUSEHOLD)["options"]
+    population = client.rank(demo_data.CONTRACTS, "nobody-yet")["options"]
+    out.print(f"\n[bold]What {HOUSEHOLD} would choose[/] of {len(titles)} electricity contracts, beside the population")
     out.print("(reward: log-odds against the mean contract; +/-: one standard error)")
-    table = Table("", HOUSEHOLD, "reward", "population", "reward")
-    for place, (own, other) in enumerate(zip(before["options"], population["options"], strict=True), start=1):
-        table.add_row(str(place), titles[_item(own)], _amount(own), titles[_item(other)], _amount(other))
-    out.print(table)
-    _teach(client, titles)
-    metrics = client.models(demo_data.CONTRACTS)["models"][0]["metrics"]
-    _show_accuracy(metrics)
+    out.print(_beside(titles, (HOUSEHOLD, before), ("population", population)))
+
+    out.print(
+        f"\n[bold]Three more answers of {HOUSEHOLD}[/], to the questions that tell most, as most people would answer:"
+    )
+    valued = {_item(option): option["reward"] for option in population}
+    for _ in range(3):
+        query = client.queries(demo_data.CONTRACTS, HOUSEHOLD, n=1)["queries"][0]
+        rejected, chosen = sorted((query["first"]["item"], query["second"]["item"]), key=valued.__getitem__)
+        # The id makes the answer count once, however often the demo is run on the same data directory.
+        answer = {"id": f"demo-{chosen}-{rejected}", "user": HOUSEHOLD}
+        client.record(demo_data.CONTRACTS, [answer | {"chosen": {"item": chosen}, "rejected": {"item": rejected}}])
+        out.print(f"  {titles[chosen]}  [dim]rather than[/]  {titles[rejected]}")
+    after = client.rank(demo_data.CONTRACTS, HOUSEHOLD)
+    out.print("They are in the next answer, before any refit:")
+    out.print(_beside(titles, ("before", before), (f"after {after['feedback_seen']} answers in all", after["options"])))
+    _show_accuracy(client.models(demo_data.CONTRACTS)["models"][0]["metrics"])
 
 
-def _teach(client: Client, titles: dict[str, str]) -> None:
-    """A newcomer answers three questions; the ranking changes at once, without a refit."""
-    newcomer = f"newcomer-{int(time.time())}"
-    out.print(f"\n[bold]{newcomer} answers three questions[/] (always for the local company), and is served at once:")
-    asked = client.queries(demo_data.CONTRACTS, newcomer, n=3)["queries"]
-    for query in asked:
-        pair = sorted((query["first"]["item"], query["second"]["item"]), key=lambda item: "local" not in titles[item])
-        client.record(
-            demo_data.CONTRACTS, [{"user": newcomer, "chosen": {"item": pair[0]}, "rejected": {"item": pair[1]}}]
-        )
-        out.print(f"  {titles[pair[0]]}  [dim]rather than[/]  {titles[pair[1]]}")
-    after = client.rank(demo_data.CONTRACTS, newcomer, top_n=5)
-    table = Table("", f"after {after['feedback_seen']} answers", "reward")
-    for place, option in enumerate(after["options"], start=1):
-        table.add_row(str(place), titles[_item(option)], _amount(option))
-    out.print(table)
+def _beside(titles: dict[str, str], *rankings: tuple[str, list[Json]]) -> Table:
+    table = Table("", *(column for name, _ in rankings for column in (name, "reward")))
+    for place, options in enumerate(zip(*(options[:SHOWN] for _, options in rankings), strict=True), start=1):
+        table.add_row(str(place), *(cell for option in options for cell in (titles[_item(option)], _amount(option))))
+    return table
 
 
 def _show_accuracy(metrics: Json) -> None:
-    held_out = metrics["held_out"]
     out.print("\n[bold]On comparisons held out from the refit[/]")
     table = Table("model", "accuracy", "log-loss")
     for name, title in (("global", "the same for everybody"), ("new", "P-ShareLoRA")):
-        table.add_row(title, f"{held_out[name]['accuracy']:.3f}", f"{held_out[name]['log_loss']:.3f}")
+        table.add_row(title, f"{metrics[name]['accuracy']:.3f}", f"{metrics[name]['log_loss']:.3f}")
     out.print(table)
 
 
@@ -207,8 +207,8 @@ def _show_runner(client: Client) -> None:
         table.add_row(action, f"{probability:.3f}")
     out.print(table)
     out.print(
-        f"the whole robust policy at {plan['confidence']:.0%} confidence: worth at least {plan['lower']:.4f} more than the "
-        f"reference policy, and no policy is worth more than {plan['upper']:.4f} (certified gap {plan['gap']:.1e});\n"
+        f"the whole robust policy at {plan['confidence']:.0%} confidence: worth at least {plan['lower']:.4f} more than "
+        f"the reference policy,\nand none is sure to be worth more than {plan['upper']:.4f} (gap {plan['gap']:.1e}); "
         f"at the estimated rewards it is worth {plan['nominal']:.4f} more"
     )
 
@@ -217,7 +217,7 @@ def _invite(url: str, settings: Settings) -> None:
     out.print(
         f"\n[bold]Open[/]  {url}/console   {url}/docs\n"
         f"[bold]Key[/]   export PSHARELORA_KEY=$(cat {key_file(settings)})\n"
-        f"[bold]Try[/]   curl -H \"Authorization: Bearer $PSHARELORA_KEY\" {url}/v1/environments"
+        f'[bold]Try[/]   curl -H "Authorization: Bearer $PSHARELORA_KEY" {url}/v1/environments'
     )
 
 

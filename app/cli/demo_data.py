@@ -41,8 +41,8 @@ def contracts() -> tuple[Json, list[Json], list[Json]]:
 def coaching(seed: int = 7) -> tuple[Json, list[Json]]:
     """A running coach's decision process with simulated runners of two dimensions of taste: definition, preferences.
 
-    Nobody ran for this: the trajectories are drawn under the uniform policy, and each answer is drawn by the BTL model from
-    the runner's own rank-2 reward.
+    Nobody ran for this: the trajectories are drawn under the uniform policy, and each answer is drawn by the BTL model
+    from the runner's own rank-2 reward.
     """
     rng = np.random.default_rng(seed)
     transitions = rng.dirichlet(np.full(len(STATES), 0.6), size=(len(STATES), len(ACTIONS)))
@@ -59,12 +59,14 @@ def coaching(seed: int = 7) -> tuple[Json, list[Json]]:
             if rng.random() > 1.0 / (1.0 + np.exp(-difference)):
                 pair.reverse()
             chosen, rejected = ([[STATES[s], ACTIONS[a]] for s, a in walk] for walk in pair)
-            preferences.append({
-                "id": f"sim-{user}-{answer}",
-                "user": f"simulated-runner-{user:02d}",
-                "chosen": {"trajectory": chosen},
-                "rejected": {"trajectory": rejected},
-            })
+            preferences.append(
+                {
+                    "id": f"sim-{user}-{answer}",
+                    "user": f"simulated-runner-{user:02d}",
+                    "chosen": {"trajectory": chosen},
+                    "rejected": {"trajectory": rejected},
+                }
+            )
     definition = {
         "kind": "mdp",
         "states": list(STATES),

@@ -19,6 +19,7 @@ Result = TypeVar("Result")
 
 @app.command()
 def create(
+    *,
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     scope: Annotated[list[Scope], typer.Option(help="May be given several times.")],
     environment: Annotated[
@@ -42,7 +43,7 @@ def create(
 
 
 @app.command("list")
-def list_all(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_all(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the keys, without their secrets."""
     from app.store import list_keys
 

@@ -1,12 +1,14 @@
 """What commands print: tables for people, JSON for machines, one sentence when something is wrong."""
 
 import json
+import sys
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
-out = Console(highlight=False)
+# Tables into a file or a pipe are not folded at 80 columns.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 err = Console(stderr=True, highlight=False)
 
 FAILURE = 1

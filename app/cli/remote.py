@@ -30,6 +30,7 @@ def connected(url: str, key: str | None) -> Iterator[Client]:
 
 
 def import_preferences(
+    *,
     environment: Annotated[str, typer.Argument(help="Name of the environment.")],
     file: Annotated[Path, typer.Argument(help="NDJSON, one preference a line; .gz is unpacked.")],
     url: Url = DEFAULT_URL,
@@ -70,6 +71,7 @@ def export(
 
 
 def retrain(
+    *,
     environment: Annotated[str, typer.Argument(help="Name of the environment.")],
     url: Url = DEFAULT_URL,
     key: Key = None,

@@ -1,6 +1,7 @@
 """`psharelora serve`, `worker` and `migrate`: the processes of the service."""
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -22,17 +23,19 @@ def serve(
 
     from app.store import migrate as migrate_database
 
+    chosen = {"host": host, "port": port, "workers": workers}
+    # API processes read the environment: what they check must be what is served.
+    os.environ.update({f"PSHARELORA_{name.upper()}": str(value) for name, value in chosen.items() if value is not None})
     settings = Settings()
-    address = (host or settings.host, port or settings.port)
-    refuse_taken_port(*address)
+    refuse_taken_port(settings.host, settings.port)
     with database_url(settings) as url:
         migrate_database(url)
         uvicorn.run(
             "app.main:create_app_from_environment",
             factory=True,
-            host=address[0],
-            port=address[1],
-            workers=workers or settings.workers,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
             log_config=None,
             access_log=False,
         )
@@ -40,10 +43,12 @@ def serve(
 
 def worker() -> None:
     """Run the refit worker until it is told to stop; migrates the database first."""
+    from app.observability import configure_logging
     from app.store import migrate as migrate_database
     from app.worker import run_worker
 
     settings = Settings()
+    configure_logging(settings.log_level, settings.log_format)
     with database_url(settings) as url:
         migrate_database(url)
         asyncio.run(run_worker(url, settings))

@@ -1,16 +1,16 @@
 """One tree of errors; a class is a meaning with a stable code, and knows nothing of HTTP.
 
-    DomainError
-    +-- InvalidInputError         the input contradicts its contract; `pointer` says where
-    +-- NotFoundError             no such environment, item, refit, model or key (or not yours to see)
-    +-- ConflictError             an id is taken by other content
-    +-- UnauthenticatedError      no key, or a key that is not valid
-    +-- PermissionDeniedError     a valid key without the needed scope
-    +-- RefitStateError           the refit or model is not in a state that allows this
-    +-- ModelNotReadyError        nothing to answer from yet
-    +-- EncoderUnavailableError   the embeddings service did not answer
-    +-- StoreUnavailableError     the database did not answer
-    +-- CorruptModelError         a stored model cannot be read back
+DomainError
++-- InvalidInputError         the input contradicts its contract; `pointer` says where
++-- NotFoundError             no such environment, item, refit, model or key (or not yours to see)
++-- ConflictError             an id is taken by other content
++-- UnauthenticatedError      no key, or a key that is not valid
++-- PermissionDeniedError     a valid key without the needed scope
++-- RefitStateError           the refit or model is not in a state that allows this
++-- ModelNotReadyError        nothing to answer from yet
++-- EncoderUnavailableError   the embeddings service did not answer
++-- StoreUnavailableError     the database did not answer
++-- CorruptModelError         a stored model cannot be read back
 """
 
 from typing import ClassVar

@@ -136,7 +136,7 @@ def _read_readable(folder: Path) -> Dataset:
     users: dict[str, int] = {}
     table: list[tuple[int, int, int]] = []
     for line, entry in _preferences(folder):
-        sides = [entry.get("chosen"), entry.get("rejected")]
+        sides = [_item_id(entry.get(name)) for name in ("chosen", "rejected")]
         for side in sides:
             if not isinstance(side, str) or side not in rows:
                 raise InvalidDatasetError(f"{line}: the item {side!r} is not in items.json.")
@@ -161,6 +161,11 @@ def _read_readable(folder: Path) -> Dataset:
         split=derive_split(user, chosen),
         split_rule=DERIVED_SPLIT_RULE,
     )
+
+
+def _item_id(option: Any) -> Any:
+    """An item's id, written as such or as the API takes it."""
+    return option["item"] if isinstance(option, dict) and option.keys() == {"item"} else option
 
 
 def _readable_items(file: Path) -> tuple[list[str], Real]:
