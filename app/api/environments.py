@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import anyio.to_thread
 from fastapi import APIRouter, Body, Path, Response
 
-from app.api.auth import Admin, Definer, Reader, can_see, unknown_environment
+from app.api.auth import Admin, Definer, Reader, can_see
 from app.api.mdps import definition_of, mdp_environment
 from app.api.problems import problems
 from app.api.schemas.base import Id
@@ -32,6 +32,7 @@ from app.encoders import BUILTIN_DIM
 from app.store import (
     EnvironmentSummary,
     delete_environment,
+    environment_summary,
     list_environments,
     put_environment,
 )
@@ -110,7 +111,7 @@ async def put(
     defined = await _defined(environment, definition, services)
     created = (await put_environment(services.db, defined))[1]
     response.status_code = 201 if created else 200
-    return _answer(await _summary(services, environment))
+    return _answer(await environment_summary(services.db, environment))
 
 
 @router.get(
@@ -120,7 +121,7 @@ async def put(
     responses={200: example(_ANSWER), **problems("not-found")},
 )
 async def get(environment: EnvironmentName, services: UsedServices, _: Reader) -> EnvironmentAnswer:
-    return _answer(await _summary(services, environment))
+    return _answer(await environment_summary(services.db, environment))
 
 
 @router.get(
@@ -147,13 +148,6 @@ async def list_all(services: UsedServices, key: Reader) -> EnvironmentList:
 )
 async def delete(environment: EnvironmentName, services: UsedServices, _: Admin) -> None:
     await delete_environment(services.db, environment)
-
-
-async def _summary(services: Services, name: str) -> EnvironmentSummary:
-    for summary in await list_environments(services.db):
-        if summary.environment.name == name:
-            return summary
-    raise unknown_environment(name)
 
 
 async def _defined(name: str, body: MdpDefinition | CatalogDefinition, services: Services) -> Environment:

@@ -172,7 +172,8 @@ def _policy_row(row: Any, n_actions: int, pointer: str) -> list[float]:
     probabilities = [_probability(value, f"{pointer}/{index}") for index, value in enumerate(row)]
     if abs(sum(probabilities) - 1) > SUM_TOLERANCE:
         raise InvalidInputError(
-            f"{pointer}: the probabilities sum to {sum(probabilities):g}; they must sum to 1 within {SUM_TOLERANCE:g}.",
+            f"{pointer}: the probabilities sum to {sum(probabilities):.12g}; they must sum to 1 within "
+            f"{SUM_TOLERANCE:g}.",
             pointer=pointer,
         )
     return probabilities

@@ -116,7 +116,7 @@ class FiniteHorizonMDP:
             step, state = (int(i) for i in np.argwhere(bad)[0])
             raise InvalidMdpError(
                 f"reference_policy: the action probabilities in state {state}, step {step} sum to "
-                f"{full[step, state].sum():.6g}; they must be non-negative and sum to 1 within "
+                f"{full[step, state].sum():.12g}; they must be non-negative and sum to 1 within "
                 f"{PROBABILITY_TOLERANCE:g}.",
                 field="reference_policy",
                 index=state,
@@ -173,7 +173,7 @@ def _kernel(rows: Real, n_states: int, n_actions: int, step: int | None) -> Kern
         given = np.flatnonzero(pairs == wrong[0])
         raise InvalidMdpError(
             f"transitions: the probabilities out of state {state}, action {action}, step {step or 0} sum to "
-            f"{totals[wrong[0]]:.6g}; they must sum to 1 within {PROBABILITY_TOLERANCE:g}.",
+            f"{totals[wrong[0]]:.12g}; they must sum to 1 within {PROBABILITY_TOLERANCE:g}.",
             field="transitions",
             index=int(given[0]) if given.size else None,
         )
@@ -196,7 +196,7 @@ def _distribution(initial: ArrayLike, n_states: int) -> Real:
         )
     if abs(values.sum() - 1.0) > PROBABILITY_TOLERANCE:
         raise InvalidMdpError(
-            f"initial: the probabilities sum to {values.sum():.6g}; they must sum to 1 within "
+            f"initial: the probabilities sum to {values.sum():.12g}; they must sum to 1 within "
             f"{PROBABILITY_TOLERANCE:g}.",
             field="initial",
         )

@@ -8,6 +8,7 @@ from app.store.embedded import EmbeddedPostgres
 from app.store.environments import (
     EnvironmentSummary,
     delete_environment,
+    environment_summary,
     get_environment,
     list_environments,
     put_environment,
@@ -60,6 +61,7 @@ __all__ = [
     "create_key",
     "delete_environment",
     "due_environments",
+    "environment_summary",
     "erase_user",
     "export_user",
     "finish_refit",

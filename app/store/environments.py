@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import RowMapping, Select, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import (
@@ -91,6 +91,20 @@ async def get_environment(connection: AsyncConnection, name: str) -> Environment
 @look_up
 async def list_environments(connection: AsyncConnection) -> list[EnvironmentSummary]:
     """Every environment, by name."""
+    rows = await connection.execute(_summaries().order_by(environments.c.name))
+    return [_summary(row) for row in rows.mappings()]
+
+
+@transaction
+async def environment_summary(connection: AsyncConnection, name: str) -> EnvironmentSummary:
+    """One environment, and how much is stored in it."""
+    row = (await connection.execute(_summaries().where(environments.c.name == name))).mappings().one_or_none()
+    if row is None:
+        raise _unknown(name)
+    return _summary(row)
+
+
+def _summaries() -> Select[Any]:
     n_users = (
         select(func.count()).where(users.c.environment_id == environments.c.id, users.c.feedback_count > 0)
     ).scalar_subquery()
@@ -99,20 +113,18 @@ async def list_environments(connection: AsyncConnection) -> list[EnvironmentSumm
             items.c.environment_id == environments.c.id, items.c.item_id.is_not(None), items.c.retired_at.is_(None)
         )
     ).scalar_subquery()
-    rows = await connection.execute(
-        select(environments, n_users.label("n_users"), n_items.label("n_items")).order_by(environments.c.name)
+    return select(environments, n_users.label("n_users"), n_items.label("n_items"))
+
+
+def _summary(row: RowMapping) -> EnvironmentSummary:
+    return EnvironmentSummary(
+        environment=_from_row(row),
+        n_users=row["n_users"],
+        n_preferences=row["preference_count"],
+        n_items=row["n_items"],
+        model_version=row["published_version"],
+        created_at=row["created_at"],
     )
-    return [
-        EnvironmentSummary(
-            environment=_from_row(row),
-            n_users=row["n_users"],
-            n_preferences=row["preference_count"],
-            n_items=row["n_items"],
-            model_version=row["published_version"],
-            created_at=row["created_at"],
-        )
-        for row in rows.mappings()
-    ]
 
 
 @transaction
