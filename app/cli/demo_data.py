@@ -21,7 +21,7 @@ SIMULATED_COMPARISONS = 24
 
 def contracts() -> tuple[Json, list[Json], list[Json]]:
     """The stated choices of 361 households: definition, items, preferences."""
-    folder = files("app.cli") / "data"
+    folder = files("app.cli") / "data" / "contracts"
     described = json.loads((folder / "items.json").read_text())
     names = list(described[0]["features"])
     items = [

@@ -8,9 +8,6 @@ import numpy as np
 
 from app.policy.mdp import FiniteHorizonMDP, Int, Real
 
-NEGLIGIBLE = 1e-12
-"""Probability below which an action is an artefact of arithmetic, and never taken."""
-
 
 def occupancy(mdp: FiniteHorizonMDP, policy: Real | Int) -> Real:
     """Occupancy (H, S, A) of a stochastic policy (S, A) or (H, S, A), or of a deterministic one (H, S) of integers."""
@@ -31,15 +28,10 @@ def occupancy(mdp: FiniteHorizonMDP, policy: Real | Int) -> Real:
 
 
 def policy_of(measure: Real, fallback: Real) -> Real:
-    """The policy (H, S, A) of an occupancy measure; `fallback` (H, S, A) where a state is never visited.
-
-    Probabilities below `NEGLIGIBLE` become 0.
-    """
+    """The policy (H, S, A) of an occupancy measure; `fallback` (H, S, A) where a state is never visited."""
     visits = measure.sum(axis=2, keepdims=True)
     visited = visits > 0
-    policy = np.where(visited, measure / np.where(visited, visits, 1.0), fallback)
-    policy[policy < NEGLIGIBLE] = 0.0
-    return np.asarray(policy / policy.sum(axis=2, keepdims=True))
+    return np.where(visited, measure / np.where(visited, visits, 1.0), fallback)
 
 
 def reference_from_trajectories(mdp: FiniteHorizonMDP, states: Int, actions: Int, *, smoothing: float = 1.0) -> Real:

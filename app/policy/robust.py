@@ -29,6 +29,9 @@ from app.policy.smoothing import smoothed_newton
 FIRST_PLANES = 6
 """Cutting planes before Newton's method: small radii need no more."""
 
+NEGLIGIBLE = 1e-12
+"""Probability below which an action is an artefact of arithmetic, and never taken."""
+
 INSIDE = 0.95
 """Share of the radius to which a start is drawn in: barriers are infinite at the rim."""
 
@@ -174,12 +177,17 @@ def _nominal(search: Search, beta: float) -> RobustPolicy:
 def _certified(search: Search, beta: float, reason: Reason) -> RobustPolicy:
     """Certify the very policy that is returned."""
     problem = search.problem
-    policy = search.mixture()
+    policy = _cleared(search.mixture())
     value, gradient = problem.advantage(occupancy(problem.mdp, policy))
     lower = problem.worth(value, gradient)
     if lower < 0:
         return _answer(search, beta, problem.reference, 0.0, 0.0, reason)
     return _answer(search, beta, policy, lower, value, reason)
+
+
+def _cleared(policy: Real) -> Real:
+    kept = np.where(policy < NEGLIGIBLE, 0.0, policy)
+    return np.asarray(kept / kept.sum(axis=2, keepdims=True))
 
 
 def _answer(search: Search, beta: float, policy: Real, lower: float, nominal: float, reason: Reason) -> RobustPolicy:

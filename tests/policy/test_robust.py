@@ -120,6 +120,13 @@ def test_mixing_beats_every_deterministic_policy() -> None:
     assert found.policy[0, 0] == pytest.approx([0.5, 0.5, 0.0], abs=1e-4)
 
 
+@pytest.mark.parametrize("beta", [SMALL, MEDIUM, LARGE])
+def test_no_action_is_taken_with_a_probability_that_is_an_artefact_of_arithmetic(beta: float) -> None:
+    policy = plan(random_world(3, n_states=6, n_actions=4, horizon=4, q=5), beta).policy
+    assert policy[policy > 0].min() >= 1e-12
+    assert policy.sum(axis=2) == pytest.approx(1.0, abs=1e-12)
+
+
 def test_unreachable_states_have_an_answer_and_no_influence() -> None:
     """States 2 and 3 are left, never entered."""
     rng = np.random.default_rng(7)
