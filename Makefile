@@ -44,6 +44,7 @@ format: $(STAMP) ## format and mend what ruff can
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## the benchmarks that the documents quote
+	@$(BIN)/python benchmarks/quality.py app/cli/data/contracts
 	@$(BIN)/python benchmarks/policy.py
 
 lock: $(STAMP) ## compile requirements.lock anew: versions and hashes, no registry's address
