@@ -53,11 +53,12 @@ def answers_about_courses(rng: np.random.Generator) -> list[Json]:
         [["home", "stay"], ["home", "stay"]],
         [["home", "go"], ["away", "stay"]],
         [["home", "stay"], ["home", "go"]],
+        [["home", "go"], ["away", "go"]],
     ]
     said = []
     for number in range(N_USERS * 24):
         user = number % N_USERS
-        one, other = rng.choice(3, 2, replace=False)
+        one, other = rng.choice(len(courses), 2, replace=False)
         liked = {True: "away", False: "home"}[user % 2 == 0]
         gain = 4.0 * (visits(courses[one], liked) - visits(courses[other], liked))
         if rng.random() > 1 / (1 + np.exp(-gain)):
