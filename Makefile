@@ -47,10 +47,13 @@ bench: $(STAMP) ## the benchmarks that the documents quote
 	@$(BIN)/python benchmarks/quality.py app/cli/data/contracts
 	@$(BIN)/python benchmarks/policy.py
 
-lock: $(STAMP) ## compile requirements.lock anew: versions and hashes, no registry's address
+COMPILE = $(VENV)/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --quiet
+
+lock: $(STAMP) ## compile the locks anew: versions and hashes, no registry's address
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@$(VENV)/lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements.lock
+	@$(COMPILE) --extra dev --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock --output-file docker/requirements.lock
 
 clean: ## remove the environment and caches; the data directory stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache

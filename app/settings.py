@@ -11,7 +11,12 @@ class Settings(BaseSettings):
     """Every setting is an environment variable PSHARELORA_<NAME>, or a line of `.env`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PSHARELORA_", env_file=".env", extra="ignore", frozen=True, use_attribute_docstrings=True
+        env_prefix="PSHARELORA_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     database_url: SecretStr | None = None

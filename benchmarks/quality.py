@@ -1,9 +1,9 @@
 """What the method predicts on data set folders, beside one model for everybody and one model a user.
 
-Claim: on held-out comparisons of seen users, and of unseen users after a few answers, the default estimator
-is at least as good as its rivals. Data: the folders that are named, in the format that `psharelora evaluate` reads (its
-help describes it); `app/cli/data/contracts` ships with the project. Rivals: `global` and `per_user`, tuned on the same rows, and
-the paper's joint maximum, `mle`. Prints two Markdown tables; +/- is one standard error over users.
+Claim: on held-out comparisons of seen users, and of unseen users after a few answers, the default estimator is at least
+as good as its rivals. Data: the folders that are named, in the format that `psharelora evaluate` reads (its help
+describes it); `app/cli/data/contracts` ships with the project. Rivals: `global` and `per_user`, tuned on the same rows,
+and the paper's joint maximum, `mle`. Prints two Markdown tables; +/- is one standard error over users.
 
     python benchmarks/quality.py app/cli/data/contracts [DIR ...]
 """

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,8 @@ def demo(
     """Start database, API and worker, load the demo data, refit, show what the service answers, keep serving."""
     settings = Settings()
     refuse_taken_port("127.0.0.1", port or settings.port)
+    # Told to end by whoever started it, it ends what it started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     url = f"http://127.0.0.1:{port or settings.port}"
     try:
         with ExitStack() as stack:
