@@ -18,27 +18,11 @@ from app.serving import ServingRuntime
 from app.settings import Settings
 from app.store import Database, EmbeddedPostgres, require_current_schema
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
-SHORTEST_ADMIN_KEY = 24
-"""Characters: long enough that nobody guesses it, and that nobody takes a password for it."""
-
 log = structlog.get_logger()
 
 
-class UnsafeSettingsError(ValueError):
-    """Settings with which the service would be open to anyone."""
-
-
 def create_app(settings: Settings) -> FastAPI:
-    """The application for these settings; what it needs is opened and closed by its lifespan.
-
-    Raises
-    ------
-    UnsafeSettingsError
-        Authentication is off on an address that others can reach, or the bootstrap key is too short.
-    """
-    _check_safe(settings)
+    """The application for these settings; what it needs is opened and closed by its lifespan."""
     metrics = HttpMetrics()
 
     @asynccontextmanager
@@ -99,19 +83,6 @@ async def _database_url(settings: Settings, stack: AsyncExitStack) -> str:
     url = await anyio.to_thread.run_sync(server.acquire)
     stack.push_async_callback(anyio.to_thread.run_sync, server.release)
     return url
-
-
-def _check_safe(settings: Settings) -> None:
-    if settings.auth == "off" and settings.host not in LOOPBACK:
-        raise UnsafeSettingsError(
-            f"PSHARELORA_AUTH=off answers everybody as an administrator, so it is refused on {settings.host}: listen "
-            "on 127.0.0.1, or leave authentication on."
-        )
-    key = _revealed(settings.admin_key)
-    if key is not None and len(key) < SHORTEST_ADMIN_KEY:
-        raise UnsafeSettingsError(
-            f"PSHARELORA_ADMIN_KEY has {len(key)} characters; it must have at least {SHORTEST_ADMIN_KEY}."
-        )
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

@@ -1,10 +1,16 @@
 """One settings object, read at the edges (command line, main, worker); everyone else gets values as arguments."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+SHORTEST_ADMIN_KEY = 24
+"""Characters: long enough that nobody guesses it, and that nobody takes a password for it."""
 
 
 class Settings(BaseSettings):
@@ -16,6 +22,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
 
@@ -69,3 +76,25 @@ class Settings(BaseSettings):
 
     log_format: Literal["json", "console"] = "console"
     """One JSON object a line, or lines for people."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
+            raise ValueError("an address such as postgresql://user:password@host:5432/name was expected.")
+        return value
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        """A service that is open to anyone is refused before it listens."""
+        if self.auth == "off" and self.host not in LOOPBACK:
+            raise ValueError(
+                f"PSHARELORA_AUTH=off answers everybody as an administrator, so it is refused on {self.host}: listen "
+                "on 127.0.0.1, or leave authentication on."
+            )
+        if self.admin_key is not None and len(self.admin_key.get_secret_value()) < SHORTEST_ADMIN_KEY:
+            raise ValueError(
+                f"PSHARELORA_ADMIN_KEY has {len(self.admin_key.get_secret_value())} characters; it must have at least "
+                f"{SHORTEST_ADMIN_KEY}."
+            )
+        return self

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 # Tables into a file or a pipe are not folded at 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
@@ -21,5 +22,5 @@ def print_json(value: Any) -> None:
 
 def complain(message: str, *, code: int = FAILURE) -> NoReturn:
     """Say what is wrong on standard error and end."""
-    err.print(f"[bold red]error:[/] {message}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)

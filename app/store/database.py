@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -90,12 +90,20 @@ def _whole(deed: Deed[P, T], isolation: str) -> Act[P, T]:
 
 def driver_url(url: str) -> URL:
     """A PostgreSQL URL as users write it, for SQLAlchemy's psycopg driver."""
-    return make_url(url).set(drivername="postgresql+psycopg")
+    return _parsed(url).set(drivername="postgresql+psycopg")
 
 
 def plain_url(url: str) -> str:
     """The same URL for libpq, which knows no driver names."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _parsed(url: str) -> URL:
+    """The address, which holds a password and is therefore in no message."""
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StoreUnavailableError("The database's address cannot be read; is its password URL-encoded?") from error
 
 
 async def driver_connection(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:

@@ -7,11 +7,12 @@ import anyio
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
+from pydantic import ValidationError
 
 from app.api import build_application
 from app.api.problems import PROBLEMS
 from app.domain import DomainError
-from app.main import UnsafeSettingsError, create_app
+from app.main import create_app
 from app.observability import HttpMetrics
 from app.store import EmbeddedPostgres, SchemaBehindError, migrate
 from tests.support.api import client_for, found_problem, problem, serving, serving_app, settings_for
@@ -131,7 +132,7 @@ def test_the_service_does_not_start_on_an_old_schema(tmp_path: pathlib.Path) -> 
     ],
 )
 def test_unsafe_settings_are_refused(values: dict[str, str], sentence: str) -> None:
-    with pytest.raises(UnsafeSettingsError, match=sentence):
+    with pytest.raises(ValidationError, match=sentence):
         create_app(settings_for("postgresql://nowhere", **values))
 
 
