@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +30,9 @@ def serve(
     os.environ.update({f"PSHARELORA_{name.upper()}": str(value) for name, value in chosen.items() if value is not None})
     settings = Settings()
     refuse_taken_port(settings.host, settings.port)
-    with database_url(settings) as url:
+    # uvicorn ends in good order and then sends itself the signal again; this process still has its database to leave.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with database_url(settings) as url, suppress(KeyboardInterrupt):
         migrate_database(url)
         uvicorn.run(
             "app.main:create_app_from_environment",

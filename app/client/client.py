@@ -65,6 +65,14 @@ class Client:
     def put_items(self, environment: str, items: Sequence[Mapping[str, Any]]) -> Json:
         return self._json("PUT", f"{_path(environment)}/items", json={"items": list(items)})
 
+    def items(self, environment: str, *, limit: int | None = None, after: str | None = None) -> Json:
+        """One page of the catalogue, by id; `next` is the `after` of the following one."""
+        parameters = _without_none({"limit": limit, "after": after})
+        return self._json("GET", f"{_path(environment)}/items", params=parameters)
+
+    def delete_item(self, environment: str, item: str) -> None:
+        self._request("DELETE", f"{_path(environment)}/items/{quote(item, safe='')}")
+
     # Feedback
 
     def record(self, environment: str, preferences: Sequence[Mapping[str, Any]]) -> Json:
@@ -85,8 +93,8 @@ class Client:
     def export_user(self, environment: str, user: str) -> str:
         return self._request("GET", f"{_path(environment, user)}/export").text
 
-    def erase_user(self, environment: str, user: str) -> None:
-        self._request("DELETE", _path(environment, user))
+    def erase_user(self, environment: str, user: str) -> Json:
+        return self._json("DELETE", _path(environment, user))
 
     def rewards(
         self, environment: str, user: str, options: Sequence[Mapping[str, Any]], *, context: Json | None = None
@@ -130,6 +138,9 @@ class Client:
     def refit(self, refit: str) -> Json:
         return self._json("GET", f"/v1/admin/refits/{refit}")
 
+    def refits(self, environment: str) -> Json:
+        return self._json("GET", f"/v1/admin/environments/{quote(environment, safe='')}/refits")
+
     def cancel_refit(self, refit: str) -> Json:
         return self._json("POST", f"/v1/admin/refits/{refit}/cancel")
 
@@ -161,6 +172,18 @@ class Client:
 
     def promote(self, environment: str, version: int) -> Json:
         return self._json("POST", f"/v1/admin/environments/{quote(environment, safe='')}/models/{version}/promote")
+
+    def create_key(self, name: str, scopes: Sequence[str], *, environments: Sequence[str] | None = None) -> Json:
+        """The answer's `secret` is shown this once."""
+        listed = None if environments is None else list(environments)
+        body = _without_none({"name": name, "scopes": list(scopes), "environments": listed})
+        return self._json("POST", "/v1/admin/keys", json=body)
+
+    def keys(self) -> Json:
+        return self._json("GET", "/v1/admin/keys")
+
+    def revoke_key(self, key_id: str) -> Json:
+        return self._json("DELETE", f"/v1/admin/keys/{quote(key_id, safe='')}")
 
     # Transport
 

@@ -8,7 +8,7 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 
 def configure_logging(level: Literal["debug", "info", "warning", "error"], form: Literal["json", "console"]) -> None:
@@ -28,19 +28,25 @@ def configure_logging(level: Literal["debug", "info", "warning", "error"], form:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _without_colours],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(form)],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(threshold)
-    # Every request is logged once, by us; httpx would add one line a call to an embeddings endpoint.
-    for noisy in ("uvicorn.access", "httpx", "httpcore"):
+    # Every request is logged once, by us; httpx would add a line a call to an embeddings endpoint, Alembic two a look.
+    for noisy in ("uvicorn.access", "httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
+
+
+def _without_colours(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Uvicorn's messages come a second time, with terminal colours."""
+    event.pop("color_message", None)
+    return event
 
 
 def _rendering(form: Literal["json", "console"]) -> list[Processor]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.demo import running_demo
+from tests.support.commands import running_demo
 
 README = Path(__file__).parents[2] / "README.md"
 STEP = re.compile(r"```sh\n(?P<commands>.*?)```\n(?:\n```json\n(?P<answer>.*?)```\n)?", re.DOTALL)
