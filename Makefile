@@ -30,7 +30,7 @@ demo: $(STAMP) ## database, API and worker with the demo data, until Ctrl-C
 
 test: check ## the whole test suite against a real PostgreSQL that it starts itself
 	@echo "==> tests"
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 check: $(STAMP) ## formatting, lint, types, import contracts
 	@echo "==> ruff format, ruff, mypy, import-linter"

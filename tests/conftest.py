@@ -6,6 +6,7 @@ All processes of a run share one embedded server, whose data lie in a directory 
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -31,6 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _remove_directory() -> None:
     shutil.rmtree(os.environ.pop(_DIRECTORY), ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of tests with the same id pytest-xdist runs one, and says nothing of the others."""
+    twice = [nodeid for nodeid, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if twice:
+        raise pytest.UsageError(f"several tests have the same id: {twice[0]}")
 
 
 @pytest.fixture(scope="session")
