@@ -38,8 +38,6 @@ def evaluate(
     except InvalidDatasetError as error:
         typer.echo(f"psharelora evaluate: {error}", err=True)
         raise typer.Exit(2) from error
-    if chosen_rank != "auto" and chosen_rank > dataset.X.shape[1]:
-        raise typer.BadParameter(f"at most {dataset.X.shape[1]}, the number of item features", param_hint="--rank")
     with study_progress() as progress:
         report = evaluate_dataset(dataset, rank=chosen_rank, seed=seed, progress=progress)
     if as_json:

@@ -6,12 +6,14 @@ from app.learning.comparisons import Comparisons
 from app.learning.diagnostics import Diagnostics
 from app.learning.errors import FeatureShapeError, InvalidComparisonsError
 from app.learning.fitting import FitProgress, fit
+from app.learning.items import NO_IDENTITY
 from app.learning.metrics import Metrics, evaluate_predictions
-from app.learning.model import Model, fold_in, fold_in_users
+from app.learning.model import Model, ReferenceItem, fold_in, fold_in_users
 from app.learning.queries import InformativePair, most_informative_pairs
 from app.learning.subspace import principal_angle_distance
 
 __all__ = [
+    "NO_IDENTITY",
     "Adapter",
     "Adapters",
     "Comparisons",
@@ -22,6 +24,7 @@ __all__ = [
     "InvalidComparisonsError",
     "Metrics",
     "Model",
+    "ReferenceItem",
     "RewardBelief",
     "evaluate_predictions",
     "fit",

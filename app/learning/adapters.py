@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid
+from app.learning import kernels
+from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid, writable
 from app.learning.design import Design, padded
+from app.learning.parameters import Shared
 
 MAX_ITERATIONS = 1000
 """More passes than any well-posed user needs; a user who needs more is reported as not converged."""
@@ -97,6 +99,8 @@ class Solution:
     """(n,) c_j of the bound."""
     converged: NDArray[np.bool_]
     iterations: Int
+    log_volume: Real
+    """(N,) log determinants of the covariances; not a number for users without comparisons, who have the prior's."""
 
     def adapters(self, design: Design, k: int) -> Adapters:
         return Adapters(
@@ -116,46 +120,86 @@ def bound_weights(tilt: Real) -> Real:
 
 def posterior(
     design: Design,
-    offset: Real,
-    Z: Real,
-    prior_covariance: Real,
+    shared: Shared,
     *,
     tilt: Real | None = None,
     iterations: int = MAX_ITERATIONS,
     tolerance: float = 1e-8,
 ) -> Solution:
-    """The variational E step of every user.
+    """The variational E step of every user, at the shared parameters and the items' posteriors.
 
     Parameters
     ----------
-    offset
-        (n,) scores under Theta_0.
-    Z
-        (n, k, d2) projected designs.
     tilt
         (n,) c_j to start from.
     tolerance
-        Largest change of an adapter's mean, in log-odds, at which a bucket of users counts as converged.
+        Largest change of an adapter's mean, in log-odds, at which a user counts as converged.
     """
-    out = _Blank(design, offset, Z, prior_covariance)
-    precision = inverse(prior_covariance)
-    c = padded(np.abs(offset) + 0.5 if tilt is None else tilt)
-    for bucket in design.buckets:
-        index = bucket.index
-        Zb, o, a, kappa = out.Z[index], out.offset[index], out.weight[index], out.kappa[index]
-        Zt = np.swapaxes(Zb, 1, 2)
-        m, steps, converged = np.zeros((len(index), out.p)), 0, False
-        while steps < iterations and not converged:
-            w = a * bound_weights(c[index])
-            V = inverse(precision + Zt @ (w[..., None] * Zb))
-            new = np.einsum("upq,uq->up", V, np.einsum("upm,um->up", Zt, kappa - w * o))
-            score = o + np.einsum("ump,up->um", Zb, new)
-            spread = np.einsum("ump,ump->um", Zb @ V, Zb)
-            c[index] = np.sqrt(score**2 + spread)
-            converged = bool(np.abs(new - m).max(initial=0.0) <= tolerance and steps > 0) or out.p == 0
-            m, steps = new, steps + 1
-        out.store(bucket.users, index, m, V, score, spread, steps, converged=converged)
-    return out.solution(c[:-1])
+    given = offsets(design, shared)
+    N, p = design.n_users, len(shared.T)
+    out = Solution(
+        means=np.zeros((N, p)),
+        covariances=np.zeros((N, p, p)),
+        score_mean=np.zeros(design.n),
+        score_variance=np.zeros(design.n),
+        tilt=np.abs(given.mean) + 0.5 if tilt is None else tilt.copy(),
+        converged=np.ones(N, dtype=np.bool_),
+        iterations=np.zeros(N, dtype=np.int64),
+        log_volume=np.full(N, np.nan),
+    )
+    precision = inverse(shared.T)
+    kappa = design.weight * (design.label - 0.5)
+
+    def work(first: int, last: int) -> None:
+        kernels.e_step(
+            first, last, design.pointers, *design.terms, given.P, given.own, design.Y, design.item,
+            given.C, given.mean, given.variance, kappa, design.weight, writable(shared.T), precision, iterations,
+            tolerance, out.tilt, out.means, out.covariances, out.score_mean, out.score_variance, out.log_volume,
+            out.iterations, out.converged,
+        )  # fmt: skip
+
+    kernels.over_users(design.pointers, work)
+    return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offsets:
+    """What the shared parameters say about comparisons before any adapter: tables for the kernels."""
+
+    P: Real
+    own: Real
+    C: Real
+    """(E + 1, k, k) the items' covariances; nothing without items."""
+    mean: Real
+    """(n,) scores under Theta_0 and the items' biases."""
+    variance: Real
+    """(n,) of the biases."""
+
+
+def offsets(design: Design, shared: Shared) -> Offsets:
+    items = shared.items
+    P, own = design.tables(shared.B, items.loadings)
+    variance = np.zeros(design.n)
+    if design.n_items:
+        doubt = items.bias_variance[design.item]
+        kernels.over(design.n, lambda i, j: kernels.row_sums(i, j, design.indptr, design.rows, doubt, variance))
+    C = writable(items.covariance) if design.n_items else np.zeros((0, shared.k, shared.k))
+    return Offsets(P, own, C, design.scores(shared.Theta_0, items.bias), variance)
+
+
+def predictive_moments(design: Design, shared: Shared, means: Real, covariances: Real) -> tuple[Real, Real]:
+    """(n,) mean and variance of every comparison's score; adapters means (N, p), covariances (N, p, p)."""
+    given, mean, variance = offsets(design, shared), np.empty(design.n), np.empty(design.n)
+    m, V = writable(means), writable(covariances)
+
+    def work(first: int, last: int) -> None:
+        kernels.predictive_moments(
+            first, last, design.pointers, *design.terms, given.P, given.own, design.Y, design.item,
+            given.C, given.mean, given.variance, m, V, mean, variance,
+        )  # fmt: skip
+
+    kernels.over_users(design.pointers, work)
+    return mean, variance
 
 
 def penalised_maximum(
@@ -244,4 +288,5 @@ class _Blank:
             tilt,
             self.converged,
             self.iterations,
+            np.linalg.slogdet(self.covariances)[1],
         )

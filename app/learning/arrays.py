@@ -25,6 +25,11 @@ def integers(values: ArrayLike) -> Int:
     return array
 
 
+def writable(array: Real) -> Real:
+    """The array itself where compiled loops can take it as it is, else a copy: so they are compiled once."""
+    return array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
+
+
 def product(left: Any, right: Any) -> Real:
     """`left @ right` as a dense array, whichever of the two is sparse."""
     return np.asarray(left @ right, dtype=np.float64)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
 from app.learning.arrays import Real
@@ -18,19 +19,40 @@ class RewardBelief:
     """(m, q): the covariance is factor @ factor.T."""
     dimension: int
     """Dimensions of the user's own ellipsoid: p, or the shared error's where the model has no adapters."""
+    own: Real | None = None
+    """(m,) variances of the options' own effects, independent of each other and of the factor; or none."""
 
     def minus(self, reference: Real) -> "RewardBelief":
         """The rewards less their weighted mean; `reference` (m,) holds weights that sum to 1."""
-        return RewardBelief(self.mean - reference @ self.mean, self.factor - reference @ self.factor, self.dimension)
+        own = self.own
+        if own is not None:
+            own = own * (1.0 - reference) ** 2 + float(reference**2 @ own) - reference**2 * own
+        return RewardBelief(
+            self.mean - reference @ self.mean, self.factor - reference @ self.factor, self.dimension, own
+        )
 
     def minus_belief(self, baseline: "RewardBelief") -> "RewardBelief":
         """The rewards less one other reward (m = 1) of the same user."""
-        return RewardBelief(self.mean - baseline.mean[0], self.factor - baseline.factor[0], self.dimension)
+        own = None if self.own is None or baseline.own is None else self.own + baseline.own[0]
+        return RewardBelief(self.mean - baseline.mean[0], self.factor - baseline.factor[0], self.dimension, own)
+
+    def take(self, index: NDArray[np.int64]) -> "RewardBelief":
+        """Some of the options."""
+        own = None if self.own is None else self.own[index]
+        return RewardBelief(self.mean[index], self.factor[index], self.dimension, own)
+
+    def in_one_factor(self, at_most: int) -> "RewardBelief":
+        """The same belief with the options' own effects as columns of the factor; left out where m > at_most."""
+        own = self.own
+        if own is None or len(own) > at_most or not own.any():
+            return RewardBelief(self.mean, self.factor, self.dimension)
+        return RewardBelief(self.mean, np.hstack([self.factor, np.diag(np.sqrt(own))]), self.dimension)
 
     @property
     def stderr(self) -> Real:
         """(m,) standard errors in log-odds."""
-        return np.asarray(np.sqrt(np.einsum("mq,mq->m", self.factor, self.factor)))
+        variance = np.einsum("mq,mq->m", self.factor, self.factor)
+        return np.asarray(np.sqrt(variance if self.own is None else variance + self.own))
 
     def interval(self, level: float) -> tuple[Real, Real]:
         """(m,) lower and upper bounds that each hold with probability `level`."""

@@ -9,12 +9,10 @@ fixed point ridge_b = gamma_b / ||Theta[:, b]||^2 with gamma_b the effective num
 
 import numpy as np
 
-from app.learning.arrays import Real, curvature, inverse, sigmoid
+from app.learning.arrays import Real, curvature, sigmoid
 from app.learning.conjugate import Pair, conjugate_gradients
 from app.learning.design import Design
-
-RIDGE_BOUNDS = (1e-2, 1e5)
-"""Precision of standardised features; beyond these the estimate says 'no shrinkage' or 'nothing there'."""
+from app.learning.preconditioner import RIDGE_BOUNDS, column_inverses
 
 
 def global_loss(design: Design, Theta: Real, ridge: Real) -> tuple[float, Real]:
@@ -72,11 +70,6 @@ def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real) -> Re
         return np.einsum("bij,jb->ib", inverses, pair[0]), nothing
 
     return conjugate_gradients(operator, precondition, (gradient, nothing), iterations=200, tolerance=1e-6)[0]
-
-
-def column_inverses(grams: Real, ridge: Real) -> Real:
-    """(d2, d1, d1) the inverse of each column's Gram matrix plus its ridge."""
-    return inverse(grams + ridge[:, None, None] * np.eye(grams.shape[1]))
 
 
 def fit_global_with_ridge(

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from app.learning.arrays import Int, Real, integers, real
 from app.learning.errors import InvalidComparisonsError
+from app.learning.items import content_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +44,8 @@ class Comparisons:
     """(n,) age of each comparison; only used with a half-life."""
     tabular: bool = False
     """X and Y are the indicators of states and actions, to be left exactly as they are."""
+    item_ids: Int | None = None
+    """(M,) which item each row of X is, NO_IDENTITY where it is none; None: no row has an identity."""
 
     def __post_init__(self) -> None:
         for name in ("X", "Y", "signs", "label", "weight"):
@@ -51,6 +54,8 @@ class Comparisons:
             object.__setattr__(self, name, integers(getattr(self, name)))
         if self.age_seconds is not None:
             object.__setattr__(self, "age_seconds", real(self.age_seconds))
+        if self.item_ids is not None:
+            object.__setattr__(self, "item_ids", integers(self.item_ids))
         _check_tables(self)
         _check_columns(self)
         _check_terms(self)
@@ -72,6 +77,7 @@ class Comparisons:
         label: ArrayLike | None = None,
         weight: ArrayLike | None = None,
         age_seconds: ArrayLike | None = None,
+        item_ids: ArrayLike | None = None,
     ) -> "Comparisons":
         """Choices between two items each, perhaps in a context.
 
@@ -79,6 +85,9 @@ class Comparisons:
         ----------
         X
             (M, d1) item features.
+        item_ids
+            (M,) numbers that name the rows of X from one call to the next, NO_IDENTITY (-1) for what is no item; by
+            default rows with the same features are the same item.
         chosen, rejected
             (n,) rows of X.
         contexts, context
@@ -109,6 +118,7 @@ class Comparisons:
             label=_default_ones(label, n),
             weight=_default_ones(weight, n),
             age_seconds=None if age_seconds is None else real(age_seconds),
+            item_ids=content_ids(real(X)) if item_ids is None else integers(item_ids),
         )
 
     @classmethod
@@ -217,6 +227,10 @@ def _check_tables(c: Comparisons) -> None:
 
 def _check_columns(c: Comparisons) -> None:
     n = len(c.user)
+    if c.item_ids is not None and c.item_ids.shape != (len(c.X),):
+        raise InvalidComparisonsError(
+            f"item_ids must have one entry a row of X ({len(c.X)}); found shape {c.item_ids.shape}."
+        )
     columns: list[tuple[str, Real | Int]] = [("user", c.user), ("label", c.label), ("weight", c.weight)]
     if c.age_seconds is not None:
         columns.append(("age_seconds", c.age_seconds))

@@ -43,18 +43,19 @@ def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Rea
     d1, d2, k = design.d1, design.d2, shared.k
     w = design.weight * bound_weights(scores)
     across = np.linalg.qr(np.hstack([shared.B, np.eye(d1)]))[0][:, k:d1]
-    if d1 * d2 + (d1 - k) * k <= MAX_UNKNOWNS:
+    beside = across.shape[1]
+    if d1 * d2 + beside * k <= MAX_UNKNOWNS:
         root = _leading_root(inverse(_information(design, shared, adapters, w, across)), MAX_UNKNOWNS)
         r = root.shape[1]
-        Theta, C = root[: d1 * d2].reshape(d1, d2, r), root[d1 * d2 :].reshape(d1 - k, k, r)
+        Theta, C = root[: d1 * d2].reshape(d1, d2, r), root[d1 * d2 :].reshape(beside, k, r)
         return np.concatenate([Theta, np.einsum("ax,xcr->acr", across, C)], axis=1)
     return _block_error(design, shared, adapters, w, across)
 
 
 def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real) -> Real:
-    """(q, q), q = d1 d2 + (d1 - k) k: of vec(Theta_0) and of vec(C), dB = across C."""
-    d1, d2, k = design.d1, design.d2, shared.k
-    q = d1 * d2 + (d1 - k) * k
+    """(q, q), q = d1 d2 + x k: of vec(Theta_0) and of vec(C), dB = across C with across (d1, x)."""
+    d1, d2, k, beside = design.d1, design.d2, shared.k, across.shape[1]
+    q = d1 * d2 + beside * k
     total, counted = np.zeros((q, q)), 0.0
     stride = max(1, int(np.ceil(design.n * q**2 / MAX_WORK)))
     for users, index in _blocks(design, stride, q):
@@ -62,15 +63,16 @@ def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, ac
         D = design.dense(np.where(real_rows, index, 0).ravel()).reshape(*index.shape, d1, d2)
         weight = np.where(real_rows, w[np.minimum(index, design.n - 1)], 0.0)
         moved = np.einsum("umab,ax,ucb->umxc", D, across, adapters.means[users], optimize=True)
-        J = np.concatenate([D.reshape(*index.shape, d1 * d2), moved.reshape(*index.shape, (d1 - k) * k)], axis=2)
-        Z = np.einsum("umab,ac->umcb", D, shared.B, optimize=True).reshape(*index.shape, k * d2)
+        J = np.concatenate([D.reshape(*index.shape, d1 * d2), moved.reshape(*index.shape, beside * k)], axis=2)
+        Z = design.project(shared.B, shared.items.loadings, np.where(real_rows, index, 0).ravel())
+        Z = Z.reshape(*index.shape, k * d2)
         weighted = weight[..., None] * J
         flat = J.reshape(-1, q)
         cross = np.swapaxes(Z, 1, 2) @ weighted
         explained = (adapters.covariances[users] @ cross).reshape(-1, q)
         total += flat.T @ weighted.reshape(-1, q) - cross.reshape(-1, q).T @ explained
         counted += float(weight.sum())
-    prior = np.concatenate([np.tile(shared.ridge, d1), np.full((d1 - k) * k, float(d1))])
+    prior = np.concatenate([np.tile(shared.ridge, d1), np.full(beside * k, float(d1))])
     return symmetric(total * (float(w.sum()) / max(counted, 1e-300))) + np.diag(prior)
 
 
@@ -100,7 +102,7 @@ def _block_error(design: Design, shared: Shared, adapters: Adapters, w: Real, ac
     pooled = across.T @ grams.sum(axis=0) @ across
     strength = np.einsum("icb,icb->c", adapters.means, adapters.means) / max(adapters.means.shape[0] * d2, 1)
     for c in range(k):
-        spread = inverse(strength[c] * pooled + d1 * np.eye(d1 - k))
+        spread = inverse(strength[c] * pooled + d1 * np.eye(across.shape[1]))
         parts.append(_placed(across @ _leading_root(spread, kept), d2 + c, d2 + k))
     return np.concatenate(parts, axis=2)
 
@@ -131,7 +133,8 @@ def bootstrap_inflation(
         Below 1, that share of the comparisons is answered anew, each with full weight: simulated answers are
         independent, so all of them would say more than the real ones do.
     """
-    offset, Z = design.scores(shared.Theta_0), design.project(shared.B).reshape(design.n, len(shared.T))
+    offset = design.scores(shared.Theta_0, shared.items.bias)
+    Z = design.project(shared.B, shared.items.loadings).reshape(design.n, len(shared.T))
     root = np.linalg.cholesky(shared.T) if shared.k else shared.T
     ratios = []
     for _ in range(refits):
@@ -156,17 +159,34 @@ def bootstrap_inflation(
 
 
 def _scores_of(design: Design, shared: Shared, adapters: Adapters, rows: Int, users: Int) -> Real:
-    Z = design.project(shared.B)[rows]
-    return np.asarray(design.scores(shared.Theta_0)[rows] + np.einsum("ncb,ncb->n", Z, adapters.means[users]))
+    Z = design.project(shared.B, shared.items.loadings, rows)
+    own = np.einsum("ncb,ncb->n", Z, adapters.means[users])
+    return np.asarray(design.scores(shared.Theta_0, shared.items.bias)[rows] + own)
 
 
 def _errors_of(design: Design, shared: Shared, adapters: Adapters, error: Real, rows: Int, users: Int) -> Real:
     """(len(rows),) uncalibrated standard errors of the designs `rows` for `users`."""
     D, r = design.dense(rows), error.shape[2]
-    Z = np.einsum("nab,ac->ncb", D, shared.B, optimize=True).reshape(len(rows), len(shared.T))
+    Z = design.project(shared.B, shared.items.loadings, rows).reshape(len(rows), len(shared.T))
     own = np.einsum("np,npq,nq->n", Z, adapters.covariances[users], Z, optimize=True)
     loaded = np.concatenate([D, D @ np.swapaxes(adapters.means[users], 1, 2)], axis=2)
     common = loaded.reshape(len(rows), error.shape[0] * error.shape[1]) @ error.reshape(
         error.shape[0] * error.shape[1], r
     )
-    return np.asarray(np.sqrt(np.maximum(own + np.einsum("nr,nr->n", common, common), 1e-300)))
+    variance = own + np.einsum("nr,nr->n", common, common) + _item_variances(design, shared, adapters, rows, users)
+    return np.asarray(np.sqrt(np.maximum(variance, 1e-300)))
+
+
+def _item_variances(design: Design, shared: Shared, adapters: Adapters, rows: Int, users: Int) -> Real:
+    """(len(rows),) what the items' own effects add to the variances of these designs' scores."""
+    if not design.n_items:
+        return np.zeros(len(rows))
+    lengths = np.diff(design.indptr)[rows]
+    place = np.repeat(np.arange(len(rows)), lengths)
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    terms = np.repeat(design.indptr[rows] - begins[:-1], lengths) + np.arange(begins[-1])
+    item, items = design.item[design.rows[terms]], shared.items
+    first = adapters.means[users][:, :, 0]
+    second = adapters.covariances[users][:, :: design.d2, :: design.d2] + first[:, :, None] * first[:, None, :]
+    each = items.bias_variance[item] + np.einsum("tkl,tkl->t", items.covariance[item], second[place])
+    return np.asarray(np.bincount(place, each, minlength=len(rows)), dtype=np.float64)

@@ -1,22 +1,24 @@
-"""Preconditioned conjugate gradients over a pair of arrays: changes of Theta_0 and of B."""
+"""Preconditioned conjugate gradients over several arrays at once, such as changes of Theta_0 and of B."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from app.learning.arrays import Real
 
 Pair = tuple[Real, Real]
+Arrays = TypeVar("Arrays", bound=tuple[Real, ...])
 
 
 def conjugate_gradients(
-    operator: Callable[[Pair], Pair],
-    precondition: Callable[[Pair], Pair],
-    rhs: Pair,
+    operator: Callable[[Arrays], Arrays],
+    precondition: Callable[[Arrays], Arrays],
+    rhs: Arrays,
     *,
     iterations: int,
     tolerance: float,
-) -> Pair:
+) -> Arrays:
     """An approximate solution of `operator(x) = rhs`, started at zero.
 
     Every step lowers the quadratic, so that a truncated solve is still a step of a generalised EM.
@@ -26,7 +28,7 @@ def conjugate_gradients(
     tolerance
         Relative size of the preconditioned residual at which to stop.
     """
-    x: Pair = (np.zeros_like(rhs[0]), np.zeros_like(rhs[1]))
+    x: Arrays = tuple(np.zeros_like(part) for part in rhs)  # type: ignore[assignment]  # as many arrays as rhs
     r, y = rhs, precondition(rhs)
     direction, size = y, _dot(r, y)
     target = size * tolerance**2
@@ -45,9 +47,9 @@ def conjugate_gradients(
     return x
 
 
-def _dot(a: Pair, b: Pair) -> float:
-    return float(np.vdot(a[0], b[0]) + np.vdot(a[1], b[1]))
+def _dot(a: tuple[Real, ...], b: tuple[Real, ...]) -> float:
+    return sum(float(np.vdot(left, right)) for left, right in zip(a, b, strict=True))
 
 
-def _add(a: Pair, factor: float, b: Pair) -> Pair:
-    return a[0] + factor * b[0], a[1] + factor * b[1]
+def _add(a: Arrays, factor: float, b: Arrays) -> Arrays:
+    return tuple(left + factor * right for left, right in zip(a, b, strict=True))  # type: ignore[return-value]

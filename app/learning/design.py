@@ -8,16 +8,21 @@ batched products over padded blocks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from app.learning.arrays import Int, Real, Sparse, product
+from app.learning import kernels
+from app.learning.arrays import Int, Real, Sparse, product, writable
 from app.learning.comparisons import Comparisons
 from app.learning.features import FeatureMap
 
+NO_ITEMS = np.zeros(0, dtype=np.int64)
+DENSE_ENTRIES = 4_000_000
+"""Numbers in the few designs that are formed at a time."""
 BUCKET_ROWS = 100_000
 """Most padded rows in one bucket: bounds the memory of a batched solve."""
 
@@ -32,22 +37,36 @@ class Bucket:
     """(U, m) rows of the design, n where padded."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Design:
     X: Real
     """(M, d1) mapped."""
-    blocks: Sequence[Sparse]
-    """d2 sparse (n, M) matrices."""
-    transposed: Sequence[Sparse]
+    Y: Real
+    """(C, d2) mapped."""
+    item: NDArray[np.int32]
+    """(M,) each row's place among the items with effects of their own."""
+    indptr: Int
+    """(n + 1,) where each comparison's terms begin."""
+    rows: NDArray[np.int32]
+    cols: NDArray[np.int32]
+    """(nnz,); nothing where d2 = 1."""
+    signs: NDArray[np.int8]
+    pointers: Int
+    """(N + 1,) where each user's comparisons begin."""
     user: Int
     """(n,) ascending."""
     n_users: int
     label: Real
     weight: Real
-    """(n,) the caller's weight times the effective weight."""
-    buckets: Sequence[Bucket]
+    """(n,) the caller's weight, less for age and for options that recur."""
     order: Int
     """(n,) which comparison of the caller's each row is."""
+    item_ids: Int
+    """(E,) ascending: the items with effects of their own."""
+
+    @property
+    def n_items(self) -> int:
+        return len(self.item_ids)
 
     @property
     def n(self) -> int:
@@ -59,41 +78,112 @@ class Design:
 
     @property
     def d2(self) -> int:
-        return len(self.blocks)
+        return int(self.Y.shape[1])
 
     def counts(self) -> Int:
         """(N,) comparisons of each user."""
-        return np.bincount(self.user, minlength=self.n_users).astype(np.int64)
+        return np.diff(self.pointers)
 
-    def scores(self, Theta: Real) -> Real:
-        """(n,) <DPhi_j, Theta> for Theta (d1, d2)."""
-        projected = self.X @ Theta
-        total = np.zeros(self.n)
-        for b, S in enumerate(self.blocks):
-            total += product(S, projected[:, b])
-        return total
+    @cached_property
+    def blocks(self) -> Sequence[Sparse]:
+        """d2 sparse (n, M) matrices."""
+        comparison = np.repeat(np.arange(self.n), np.diff(self.indptr))
+        found = []
+        for b in range(self.d2):
+            data = self.signs * (self.Y[self.cols, b] if self.d2 > 1 else 1.0)
+            kept = data != 0
+            found.append(csr_array((data[kept], (comparison[kept], self.rows[kept])), shape=(self.n, len(self.X))))
+        return found
 
-    def project(self, B: Real) -> Real:
-        """(n, k, d2) of B^T DPhi_j for B (d1, k)."""
-        projected = self.X @ B
-        return np.stack([product(S, projected) for S in self.blocks], axis=2)
+    @cached_property
+    def transposed(self) -> Sequence[Sparse]:
+        return [csr_array(S.T) for S in self.blocks]
+
+    @cached_property
+    def buckets(self) -> Sequence[Bucket]:
+        return _buckets(self.user, self.n_users)
+
+    @cached_property
+    def _owners(self) -> Sparse:
+        """(E, M) which rows of the table each item with effects of its own is."""
+        known = np.flatnonzero(self.item < self.n_items)
+        return csr_array((np.ones(len(known)), (self.item[known], known)), shape=(self.n_items, len(self.X)))
+
+    def of_items(self, by_row: Real) -> Real:
+        """(E, ...) sums over the rows of the table (M, ...) that are the same item."""
+        return product(self._owners, by_row)
+
+    def scores(self, Theta: Real, bias: Real | None = None) -> Real:
+        """(n,) <DPhi_j, Theta> for Theta (d1, d2), with the items' biases (E + 1,) where given."""
+        P, out = self.X @ Theta, np.empty(self.n)
+        own = P[:0, 0] if bias is None or not self.n_items else bias[self.item]
+        kernels.over(self.n, lambda i, j: kernels.scores(i, j, *self.terms, P, own, self.Y, out))
+        return out
+
+    def project(self, B: Real, loadings: Real | None = None, index: Int | None = None) -> Real:
+        """(n, k, d2) of B^T DPhi_j for B (d1, k), with the items' loadings (E + 1, k) where given; or of some j."""
+        P, own = self.tables(B, loadings)
+        chosen = np.arange(self.n) if index is None else np.asarray(index, dtype=np.int64)
+        out = np.empty((len(chosen), B.shape[1] * self.d2))
+        kernels.over(len(chosen), lambda i, j: kernels.projections(i, j, chosen, *self.terms, P, own, self.Y, out))
+        return out.reshape(len(chosen), B.shape[1], self.d2)
+
+    @property
+    def terms(self) -> tuple[Int, NDArray[np.int32], NDArray[np.int32], NDArray[np.int8]]:
+        return self.indptr, self.rows, self.cols, self.signs
+
+    def tables(self, B: Real, loadings: Real | None) -> tuple[Real, Real]:
+        """X B and the rows' own loadings, (M, k) each; one table, and an empty one, where there are no contexts."""
+        P = np.ascontiguousarray(self.X @ B)
+        if loadings is None or not self.n_items:
+            return P, P[:0]
+        own = loadings[self.item]
+        return (P + own, P[:0]) if self.d2 == 1 else (P, own)
 
     def adjoint_scores(self, r: Real) -> Real:
         """(d1, d2) sum_j r_j DPhi_j."""
-        return product(self.X.T, np.stack([product(S, r) for S in self.transposed], axis=1))
+        return self.X.T @ self.adjoint_rows(r)
+
+    def adjoint_rows(self, r: Real) -> Real:
+        """(M, d2) sum_j r_j of every row of the table, before its features."""
+
+        def work(first: int, last: int) -> Real:
+            G = np.zeros((len(self.X), self.d2))
+            kernels.adjoint(first, last, *self.terms, r, self.Y, G)
+            return G
+
+        return np.asarray(sum(kernels.over(self.n, work)))
+
+    def row_weights(self, w: Real) -> Real:
+        """(M,) sum of w_j over the comparisons that each row of the table is in."""
+        return _sums(self.rows, np.repeat(w, np.diff(self.indptr)), minlength=len(self.X))
 
     def adjoint_project(self, R: Real) -> Real:
         """(d1, k) sum_j DPhi_j R_j^T for R (n, k, d2)."""
         return product(self.X.T, np.sum([product(S, R[:, :, b]) for b, S in enumerate(self.transposed)], axis=0))
 
-    def grams(self, w: Real) -> Real:
-        """(d2, d1, d1) the weighted Gram matrix of each column block of the designs."""
-        scaled = [St.multiply(w[None, :]).tocsr() for St in self.transposed]
-        return np.stack([self.X.T @ product(D @ S, self.X) for D, S in zip(scaled, self.blocks, strict=True)])
+    def grams(self, w: Real, *, at_most: int | None = None) -> Real:
+        """(d2, d1, d1) the weighted Gram matrix of each column block of the designs.
 
-    def dense(self, index: Any) -> Real:
-        """(len(index), d1, d2) the designs of a few comparisons."""
-        return np.stack([product(S[index], self.X) for S in self.blocks], axis=2)
+        With `at_most`, from that many comparisons, evenly spaced, that stand for all.
+        """
+        total = np.zeros((self.d2, self.d1, self.d1))
+        stride = 1 if at_most is None else max(1, self.n // at_most)
+        index = np.arange(0, self.n, stride)
+        step = max(1, DENSE_ENTRIES // (self.d1 * self.d2))
+        for begin in range(0, len(index), step):
+            chosen = index[begin : begin + step]
+            D = self.dense(chosen)
+            for b in range(self.d2):
+                total[b] += D[:, :, b].T @ (w[chosen, None] * D[:, :, b])
+        share = float(w[index].sum())
+        return total * (float(w.sum()) / share if share > 0 else 1.0)
+
+    def dense(self, index: Int) -> Real:
+        """(len(index), d1, d2) the designs of a few comparisons, by features."""
+        out = np.zeros((len(index), self.d1, self.d2))
+        kernels.dense(np.asarray(index, dtype=np.int64), *self.terms, self.X, self.Y, out)
+        return out
 
     def answered(self, label: Real, weight: Real) -> "Design":
         """The same questions with other answers and weights."""
@@ -104,45 +194,94 @@ def design_of(
     comparisons: Comparisons,
     features: FeatureMap,
     *,
-    effective_weight: float = 1.0,
+    item_ids: Int | None = None,
+    dependence: float = 0.0,
     half_life_seconds: float | None = None,
 ) -> Design:
-    """Comparisons as operators in the model's features."""
+    """Comparisons as operators in the model's features.
+
+    Parameters
+    ----------
+    dependence
+        How much of what the model leaves unexplained is the same whenever a user meets an option again; 0: nothing.
+    item_ids
+        (E,) ascending: the items with effects of their own; none by default.
+    """
     c = comparisons
     order = np.argsort(c.user, kind="stable")
-    items, row = _used(c.X, c.rows)
-    contexts, column = _used(c.Y, c.cols)
-    Y = features.columns(contexts)
-    term_comparison = np.repeat(np.arange(len(c)), np.diff(c.indptr))
-    blocks, transposed = [], []
-    for b in range(features.d2):
-        data = c.signs * Y[column, b]
-        kept = data != 0
-        S = csr_array((data[kept], (term_comparison[kept], row[kept])), shape=(len(c), len(items)))
-        S = csr_array(S[order])
-        blocks.append(S)
-        transposed.append(csr_array(S.T))
-    weight = effective_weight * c.weight[order]
+    sorted_ = bool((c.user[1:] >= c.user[:-1]).all())
+    occurring, row = _used(c.X, c.rows)
+    contexts, column = _used(c.Y, c.cols) if features.d2 > 1 else (np.zeros(0, dtype=np.int64), c.cols[:0])
+    lengths = np.diff(c.indptr)
+    terms = slice(None) if sorted_ else _terms_of(c.indptr, lengths, order)
+    indptr = c.indptr if sorted_ else np.concatenate([[0], np.cumsum(lengths[order])])
+    user = c.user[order]
+    rows = row[terms].astype(np.int32)
+    pointers = np.searchsorted(user, np.arange(c.n_users + 1)).astype(np.int64)
+    indptr = np.ascontiguousarray(indptr, dtype=np.int64)
+    weight = c.weight[order]
+    if dependence > 0.0 and not c.tabular:
+        key = rows.astype(np.int64) * len(c.Y) + c.cols[terms]
+        weight = weight * effective_weights(pointers, indptr, key, dependence)
     if half_life_seconds is not None and c.age_seconds is not None:
         weight = weight * 0.5 ** (c.age_seconds[order] / half_life_seconds)
-    user = c.user[order]
+    known = NO_ITEMS if item_ids is None or c.item_ids is None else item_ids
     return Design(
-        X=features.items(items),
-        blocks=blocks,
-        transposed=transposed,
+        X=writable(features.items(c.X[occurring])),
+        Y=writable(features.columns(c.Y[contexts])) if features.d2 > 1 else np.ones((1, 1)),
+        item=place_of(known, NO_ITEMS if c.item_ids is None else c.item_ids[occurring], len(occurring)),
+        item_ids=known,
+        indptr=indptr,
+        rows=rows,
+        cols=column[terms].astype(np.int32) if features.d2 > 1 else np.zeros(0, dtype=np.int32),
+        signs=c.signs[terms].astype(np.int8),
+        pointers=pointers,
         user=user,
         n_users=c.n_users,
         label=c.label[order],
         weight=weight,
-        buckets=_buckets(user, c.n_users),
         order=order,
     )
 
 
-def _used(table: Real, rows: Int) -> tuple[Real, Int]:
-    """The rows of a table that occur, and where: one user's few comparisons must not cost a whole catalogue."""
-    occurring, position = np.unique(rows, return_inverse=True)
-    return table[occurring], np.asarray(position, dtype=np.int64)
+def effective_weights(pointers: Int, indptr: Int, key: Int, dependence: float) -> Real:
+    """(n,) what each comparison counts, 1 / (1 + dependence (r - 1)), its options being in r comparisons of its user.
+
+    What the model leaves unexplained about a user and an option is the same in all of them: with equally correlated
+    errors, r comparisons say as much as r / (1 + dependence (r - 1)) independent ones (Kish's design effect).
+    """
+    recurrence = np.empty(int(pointers[-1]))
+    kernels.over_users(pointers, lambda i, j: kernels.recurrences(i, j, pointers, indptr, key, recurrence))
+    return np.asarray(1.0 / (1.0 + dependence * (recurrence - 1.0)))
+
+
+def place_of(known: Int, ids: Int, n: int) -> NDArray[np.int32]:
+    """(n,) where each id stands among the known ones (E,), ascending; E for all others."""
+    if not len(known) or not len(ids):
+        return np.full(n, len(known), dtype=np.int32)
+    position = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[position] == ids, position, len(known)).astype(np.int32)
+
+
+def _sums(index: NDArray[np.integer[Any]], values: Real, *, minlength: int) -> Real:
+    return np.asarray(np.bincount(index, values, minlength=minlength), dtype=np.float64)
+
+
+def _terms_of(indptr: Int, lengths: Int, order: Int) -> Int:
+    """Where the terms of the comparisons in this order stand."""
+    begins = np.concatenate([[0], np.cumsum(lengths[order])])
+    return np.repeat(indptr[order] - begins[:-1], lengths[order]) + np.arange(begins[-1])
+
+
+def _used(table: Real, rows: Int) -> tuple[Int, Int]:
+    """Which rows of a table occur, and their places: one user's few comparisons must not cost a whole catalogue."""
+    if len(rows) < len(table) // 2:
+        occurring, position = np.unique(rows, return_inverse=True)
+        return occurring, np.asarray(position, dtype=np.int64)
+    occurs = np.zeros(len(table), dtype=np.bool_)
+    occurs[rows] = True
+    occurring = np.flatnonzero(occurs)
+    return occurring, (np.cumsum(occurs) - 1)[rows] if len(occurring) < len(table) else rows
 
 
 def padded(values: Real) -> Real:

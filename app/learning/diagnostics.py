@@ -27,10 +27,10 @@ class LogBracketing:
 
 @dataclass(frozen=True, slots=True)
 class RankTrial:
-    """A rank and an effective weight, tried on held-out comparisons."""
+    """A rank and a dependence, tried on held-out comparisons."""
 
     rank: int
-    effective_weight: float
+    dependence: float
     log_loss: float
     """Nats a held-out comparison."""
 
@@ -52,9 +52,11 @@ class Diagnostics:
     ridge: tuple[float, ...]
     """Estimated prior precision of Theta_0's columns."""
     effective_weight: float
-    """What one comparison counts in the fit: 1 when comparisons are independent given the model, less where items
-    recur.
+    """What one comparison counts in the fit, on average: 1 when comparisons are independent given the model, less
+    where a user's options recur.
     """
+    dependence: float
+    """How much of what the model leaves unexplained recurs with an option, 0 to 1; chosen on held-out comparisons."""
     inflation: float
     """Factor on all standard errors, from the parametric bootstrap; 1 when not calibrated."""
     permutation_rank: int | None = None

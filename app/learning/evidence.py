@@ -1,16 +1,22 @@
-"""The default estimator: (Theta_0, B, T) at the maximum of a bound on the marginal likelihood.
+"""The default estimator: (Theta_0, B, T) and items' own effects, at the maximum of a bound on the evidence.
 
-The adapters are random effects, vec(W_i) ~ N(0, T) with T = R (x) S, and R alone where d2 = 1. One pass is
-- E: the posterior of every adapter (adapters.posterior), one tightening of the bound;
-- parameter expansion: the adapters' mean moves into Theta_0, their second moment into T;
-- M: weighted least squares for (Theta_0, B) under E[vec(W) vec(W)^T], by truncated conjugate gradients;
-- gauge: B = Q R, R absorbed by the adapters.
-Each lowers no bound. The bound itself, with c_j at its optimum:
+The adapters are random effects, vec(W_i) ~ N(0, T) with T = R (x) S, and R alone where d2 = 1. So are the items' biases
+and loadings (app.learning.items). Their posteriors are Gaussian and independent of each other, adapters user by user,
+effects item by item. One pass is
+- E: the posterior of every adapter, one tightening of the bound. An uncertain item says less: its loadings'
+  covariances C add to the information, z z^T + C_chosen + C_rejected, which is what keeps many dimensions safe;
+- parameter expansion: the adapters' mean moves into Theta_0 and the biases, their second moment into T;
+- M: weighted least squares for (Theta_0, biases, B, loadings) under E[vec(W) vec(W)^T], by truncated conjugate
+  gradients;
+- the items' covariances and the priors;
+- balance: the adapters' spread is made 1 along every direction, B and the loadings absorb it.
+The bound itself, with c_j at its optimum:
 
-    sum_j a_j ((label_j - 1/2) E[eta_j] - log(2 cosh(c_j / 2))) - sum_i KL(q_i || N(0, T)) - 1/2 sum_b ridge_b
-    ||Theta_0[:, b]||^2
+    sum_j a_j ((label_j - 1/2) E[eta_j] - log(2 cosh(c_j / 2))) - sum_i KL(q_i || N(0, T)) - sum_m KL(q_m || priors)
+    - 1/2 sum_b ridge_b ||Theta_0[:, b]||^2
 
-Source: Jaakkola & Jordan 2000; Polson, Scott & Windle 2013; parameter expansion after Liu, Rubin & Wu 1998.
+Source: Jaakkola & Jordan 2000; Polson, Scott & Windle 2013; parameter expansion after Liu, Rubin & Wu 1998; posteriors
+on both sides of a factorisation after Lim & Teh 2007.
 """
 
 from collections.abc import Callable
@@ -18,18 +24,33 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from app.learning import kernels
 from app.learning.adapters import Solution, bound_weights, posterior
-from app.learning.arrays import Real, symmetric
-from app.learning.btl import column_inverses
-from app.learning.conjugate import Pair, conjugate_gradients
-from app.learning.design import Design, padded
+from app.learning.arrays import Int, Real, symmetric
+from app.learning.conjugate import conjugate_gradients
+from app.learning.design import Design, place_of
+from app.learning.items import Items, turned
 from app.learning.parameters import Ending, Shared
-from app.learning.subspace import orthonormal
+from app.learning.preconditioner import RIDGE_BOUNDS, BlockPreconditioner
 
 INITIAL_SPREAD = 0.5
 """Prior variance of an adapter's entries before the first pass, in squared log-odds."""
+INITIAL_BIAS_VARIANCE = 0.1
+INITIAL_LOADING_VARIANCE = 0.05
+"""Of an item's own loading, relative to a direction of the features."""
 SMALLEST_VARIANCE = 1e-8
 """Floor of T's eigenvalues: a direction below it is switched off, and the solves stay finite."""
+SMALLEST_SPREAD = 1e-4
+"""Floor of the adapters' spread, in log-odds, along a direction that nobody needs any more."""
+SMALLEST_EFFECT = 1e-6
+"""Floor of the variance of items' biases and loadings."""
+GRAM_COMPARISONS = 50_000
+"""Comparisons that stand for all in the preconditioner and in the ridge's estimate."""
+FRESH_GRAMS = (1, 3, 10, 30)
+"""Passes at which the Gram matrices are formed anew."""
+
+Unknowns = tuple[Real, Real, Real, Real]
+"""Theta_0 (d1, d2), biases (E + 1,), B (d1, k), loadings (E + 1, k), or changes of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +62,46 @@ class Pass:
     """(n,) c_j"""
     bound: float
     """Of `shared` before this pass changed it."""
+    grams: Real
+    """(d2, d1, d1) that the pass was preconditioned with."""
 
 
-def starting_point(Theta_0: Real, B: Real, ridge: Real) -> Shared:
-    p = B.shape[1] * Theta_0.shape[1]
-    return Shared(Theta_0, B, INITIAL_SPREAD * np.eye(p), ridge)
+def starting_point(
+    Theta_0: Real, B: Real, ridge: Real, item_ids: Int | None = None, loadings: Real | None = None
+) -> Shared:
+    """Adapters of unit spread; items (E,) with these loadings (E, k) and no biases yet."""
+    k, ids = B.shape[1], np.zeros(0, dtype=np.int64) if item_ids is None else item_ids
+    E = len(ids)
+    own = np.zeros((E, k)) if loadings is None else loadings
+    prior = INITIAL_LOADING_VARIANCE / (len(B) + E) * np.eye(k) + own.T @ own / max(E, 1)
+    items = Items(
+        ids,
+        np.zeros(E + 1),
+        np.zeros(E + 1),
+        np.concatenate([own, np.zeros((1, k))]),
+        np.zeros((E + 1, k, k)),
+        INITIAL_BIAS_VARIANCE,
+        prior,
+    )
+    T = INITIAL_SPREAD * np.eye(k * Theta_0.shape[1])
+    return Shared(Theta_0, B, T, ridge, items) if E else Shared(Theta_0, B, T, ridge)
+
+
+def continued(shared: Shared, item_ids: Int) -> Shared:
+    """The same parameters for these items (E,), ascending: those not known yet have the prior."""
+    items = shared.items
+    if not len(items):
+        return replace(shared, items=starting_point(shared.Theta_0, shared.B, shared.ridge, item_ids).items)
+    row = np.append(place_of(items.ids, item_ids, len(item_ids)), len(items.ids))
+    own = replace(
+        items,
+        ids=item_ids,
+        bias=items.bias[row],
+        bias_variance=items.bias_variance[row],
+        loadings=items.loadings[row],
+        covariance=items.covariance[row],
+    )
+    return replace(shared, items=own)
 
 
 def maximise_evidence(
@@ -56,27 +112,43 @@ def maximise_evidence(
     tolerance: float,
     report: Callable[[int, float], None] | None = None,
 ) -> tuple[Shared, Ending]:
-    """Passes until the bound's relative gain falls below `tolerance`, or `max_passes`."""
-    tilt = np.abs(design.scores(start.Theta_0)) + 0.5
-    shared, before = start, -np.inf
+    """Passes until the bound's relative change falls below `tolerance` twice running, or `max_passes`."""
+    tilt = np.abs(design.scores(start.Theta_0, start.items.bias)) + 0.5
+    shared, before, still, grams = _balanced(start), -np.inf, 0, None
     for passes in range(1, max_passes + 1):
-        step = evidence_pass(design, shared, tilt)
+        step = evidence_pass(design, shared, tilt, grams=None if passes in FRESH_GRAMS else grams)
         if report is not None:
             report(passes, step.bound)
-        if step.bound - before <= tolerance * abs(step.bound) and passes > 2:
-            return shared, Ending(converged=True, passes=passes, reason="the bound stands still", objective=step.bound)
-        shared, tilt, before = step.shared, step.tilt, step.bound
-    return shared, Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=before)
+        still = still + 1 if abs(step.bound - before) <= tolerance * abs(step.bound) else 0
+        if still == 2 and passes > 3:
+            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=step.bound)
+            return orthonormalised(shared), ending
+        shared, tilt, before, grams = step.shared, step.tilt, step.bound, step.grams
+    ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=before)
+    return orthonormalised(shared), ending
 
 
-def evidence_pass(design: Design, shared: Shared, tilt: Real) -> Pass:
-    """One E step, expansion, M step and return to the gauge."""
-    offset, Z = design.scores(shared.Theta_0), design.project(shared.B)
-    solution = posterior(design, offset, Z, shared.T, tilt=tilt, iterations=1)
+def evidence_pass(
+    design: Design, shared: Shared, tilt: Real, *, grams: Real | None = None, learn_ridge: bool = True
+) -> Pass:
+    """One E step, expansion, M step, update of the priors and return to the gauge.
+
+    With a fixed ridge no pass lowers the bound; MacKay's fixed point, which learns it, is no ascent step.
+    """
+    solution = posterior(design, shared, tilt=tilt, iterations=1)
     bound = evidence_bound(design, shared, solution)
+    w = design.weight * bound_weights(solution.tilt)
+    if grams is None:
+        grams = design.grams(w, at_most=GRAM_COMPARISONS)
     expanded, means = _absorb(design, shared, solution)
-    moved = weighted_least_squares(design, expanded, replace(solution, means=means))
-    return Pass(_gauge(moved), solution.tilt, bound)
+    solution = replace(solution, means=means)
+    information, loaded = row_information(design, solution, w, shared.k)
+    ready = with_item_posteriors(expanded, information, loaded)
+    moved = weighted_least_squares(design, ready, solution, w, grams)
+    moved = with_item_priors(moved)
+    if learn_ridge:
+        moved = with_ridge(moved, grams)
+    return Pass(_balanced(moved), solution.tilt, bound, grams)
 
 
 def evidence_bound(design: Design, shared: Shared, solution: Solution) -> float:
@@ -84,33 +156,62 @@ def evidence_bound(design: Design, shared: Shared, solution: Solution) -> float:
     c = solution.tilt
     fit = design.weight @ ((design.label - 0.5) * solution.score_mean - np.logaddexp(c / 2, -c / 2))
     prior = 0.5 * float((shared.ridge * shared.Theta_0**2).sum())
-    return float(fit) - prior - _divergence(shared.T, solution)
+    return float(fit) - prior - _divergence(shared.T, solution) - items_divergence(shared.items)
 
 
 def _divergence(T: Real, solution: Solution) -> float:
-    """The sum over users of KL(N(m_i, V_i) || N(0, T))."""
+    """The sum over users of KL(N(m_i, V_i) || N(0, T)); users without comparisons have the prior."""
     p = T.shape[0]
-    if p == 0:
+    heard = np.isfinite(solution.log_volume)
+    N = int(heard.sum())
+    if p == 0 or N == 0:
         return 0.0
-    N, precision = len(solution.means), np.linalg.inv(T)
-    second = solution.means.T @ solution.means + solution.covariances.sum(axis=0)
-    volumes = np.linalg.slogdet(solution.covariances)[1].sum()
-    return 0.5 * float(np.vdot(precision, second) - p * N - volumes + N * np.linalg.slogdet(T)[1])
+    means, covariances = solution.means[heard], solution.covariances[heard]
+    second = means.T @ means + covariances.sum(axis=0)
+    volumes = float(solution.log_volume[heard].sum())
+    return 0.5 * float(np.vdot(np.linalg.inv(T), second) - p * N - volumes + N * np.linalg.slogdet(T)[1])
+
+
+def items_divergence(items: Items) -> float:
+    """The sum over items of KL(posterior || prior) of biases and loadings; 0 before the first update."""
+    E, k = len(items), items.rank
+    if not E or not items.bias_variance[0] > 0:
+        return 0.0
+    bias, variance, loadings, covariance = (
+        a[:-1] for a in (items.bias, items.bias_variance, items.loadings, items.covariance)
+    )
+    ratio = variance / items.bias_prior
+    total = float((ratio - 1.0 - np.log(ratio) + bias**2 / items.bias_prior).sum())
+    if k:
+        second = loadings.T @ loadings + covariance.sum(axis=0)
+        volumes = float(np.linalg.slogdet(covariance)[1].sum())
+        total += float(np.vdot(np.linalg.inv(items.prior), second)) - k * E - volumes
+        total += E * float(np.linalg.slogdet(items.prior)[1])
+    return 0.5 * total
 
 
 def _absorb(design: Design, shared: Shared, solution: Solution) -> tuple[Shared, Real]:
-    """Move the adapters' common mean into Theta_0 and their spread into T; returns the centred means too."""
+    """Move the adapters' common mean into Theta_0 and the biases, and their spread into T; the centred means too."""
     if shared.k == 0:
         return shared, solution.means
-    N, k, d2 = design.n_users, shared.k, shared.d2
+    k, d2, items = shared.k, shared.d2, shared.items
+    heard = design.counts() > 0
+    N = int(heard.sum())
     precision = np.linalg.inv(shared.T)
     pull = np.kron(shared.B.T @ shared.B, np.diag(shared.ridge))
-    target = N * precision @ solution.means.mean(axis=0) - (shared.B.T @ (shared.Theta_0 * shared.ridge)).ravel()
+    target = N * precision @ solution.means[heard].mean(axis=0) - (shared.B.T @ (shared.Theta_0 * shared.ridge)).ravel()
+    if len(items):
+        constant = np.eye(1, d2)[0]
+        pull += np.kron(items.loadings.T @ items.loadings / items.bias_prior, np.diag(constant))
+        target -= np.kron(items.loadings.T @ items.bias / items.bias_prior, constant)
     common = np.linalg.solve(N * precision + pull, target)
     means = solution.means - common
-    second_moment = (means.T @ means + solution.covariances.sum(axis=0)) / N
+    means[~heard] = 0.0
+    second_moment = (means[heard].T @ means[heard] + solution.covariances[heard].sum(axis=0)) / N
     T = separable_covariance(second_moment, shared.T, k, d2)
-    return replace(shared, Theta_0=shared.Theta_0 + shared.B @ common.reshape(k, d2), T=T), means
+    A = common.reshape(k, d2)
+    items = replace(items, bias=items.bias + items.loadings @ A[:, 0])
+    return replace(shared, Theta_0=shared.Theta_0 + shared.B @ A, T=T, items=items), means
 
 
 def separable_covariance(second_moment: Real, T: Real, k: int, d2: int) -> Real:
@@ -121,55 +222,211 @@ def separable_covariance(second_moment: Real, T: Real, k: int, d2: int) -> Real:
     """
     moment, blocks = second_moment.reshape(k, d2, k, d2), T.reshape(k, d2, k, d2)
     S = np.einsum("abad->bd", blocks)
-    S = _floored(S * (d2 / np.trace(S)))
-    R = _floored(np.einsum("abcd,bd->ac", moment, np.linalg.inv(S)) / d2)
+    S = floored(S * (d2 / np.trace(S)))
+    R = floored(np.einsum("abcd,bd->ac", moment, np.linalg.inv(S)) / d2)
     if d2 > 1:
-        S = _floored(np.einsum("abcd,ac->bd", moment, np.linalg.inv(R)) / k)
+        S = floored(np.einsum("abcd,ac->bd", moment, np.linalg.inv(R)) / k)
     return symmetric(np.asarray(np.kron(R, S), dtype=np.float64))
 
 
-def _floored(T: Real) -> Real:
+def floored(T: Real, smallest: float = SMALLEST_VARIANCE) -> Real:
     values, vectors = np.linalg.eigh(symmetric(T))
-    if values.size == 0 or values[0] >= SMALLEST_VARIANCE:
+    if values.size == 0 or values[0] >= smallest:
         return symmetric(T)
-    return symmetric((vectors * np.maximum(values, SMALLEST_VARIANCE)) @ vectors.T)
+    return symmetric((vectors * np.maximum(values, smallest)) @ vectors.T)
 
 
-def _gauge(shared: Shared) -> Shared:
+def _balanced(shared: Shared) -> Shared:
+    """The gauge of the passes: adapters of unit spread, so that a direction nobody needs fades from B, not from T."""
     if shared.k == 0:
         return shared
-    Q, R = orthonormal(shared.B)
-    K = np.kron(R, np.eye(shared.d2))
-    return replace(shared, B=Q, T=symmetric(K @ shared.T @ K.T))
+    k, d2 = shared.k, shared.d2
+    spread = floored(np.einsum("abcb->ac", shared.T.reshape(k, d2, k, d2)) / d2)
+    root = np.asarray(np.linalg.cholesky(spread), dtype=np.float64)
+    K = np.kron(np.linalg.inv(root), np.eye(d2))
+    return replace(shared, B=shared.B @ root, T=symmetric(K @ shared.T @ K.T), items=turned(shared.items, root))
+
+
+def orthonormalised(shared: Shared) -> Shared:
+    """The gauge of a model: [B; loadings] orthonormal, and the adapters take what that needs."""
+    if shared.k == 0:
+        return shared
+    F = len(shared.B)
+    Q, spread, turn = np.linalg.svd(np.concatenate([shared.B, shared.items.loadings]), full_matrices=False)
+    spread = np.maximum(spread, SMALLEST_SPREAD)
+    K = np.kron(spread[:, None] * turn, np.eye(shared.d2))
+    items = replace(
+        turned(shared.items, np.asarray(turn.T / spread, dtype=np.float64)), loadings=np.ascontiguousarray(Q[F:])
+    )
+    return replace(shared, B=np.ascontiguousarray(Q[:F]), T=floored(K @ shared.T @ K.T), items=items)
+
+
+def row_information(design: Design, solution: Solution, w: Real, k: int) -> tuple[Real, Real]:
+    """(E,) the information about every item's bias, and (E, k, k) about its loadings."""
+    if not design.n_items:
+        return np.zeros(0), np.zeros((0, k, k))
+    if k == 0:
+        return design.of_items(design.row_weights(w)), np.zeros((design.n_items, 0, 0))
+    M = len(design.X)
+
+    def work(first: int, last: int) -> tuple[Real, Real]:
+        h, J = np.zeros(M), np.zeros((M, k, k))
+        kernels.row_information(
+            first,
+            last,
+            design.pointers,
+            design.indptr,
+            design.rows,
+            w,
+            design.d2,
+            solution.means,
+            solution.covariances,
+            h,
+            J,
+        )
+        return h, J
+
+    parts = kernels.over_users(design.pointers, work)
+    h, J = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    return design.of_items(np.asarray(h)), design.of_items(np.asarray(J).reshape(M, k * k)).reshape(-1, k, k)
+
+
+def with_item_posteriors(shared: Shared, information: Real, loaded: Real) -> Shared:
+    """The items' variances, each item by itself, at this information about them."""
+    items = shared.items
+    if not len(items):
+        return shared
+    variance = np.append(1.0 / (information + 1.0 / items.bias_prior), items.bias_prior)
+    precision = np.linalg.inv(items.prior) if shared.k else items.prior
+    covariance = np.linalg.inv(loaded + precision) if shared.k else loaded
+    return replace(
+        shared,
+        items=replace(
+            items,
+            bias_variance=variance,
+            covariance=np.ascontiguousarray(np.concatenate([covariance, items.prior[None]])),
+        ),
+    )
+
+
+def with_ridge(shared: Shared, grams: Real) -> Shared:
+    """The prior precisions of Theta_0's columns, by MacKay's fixed point."""
+    eigenvalues = np.maximum(np.linalg.eigvalsh(grams), 0.0)
+    gamma = (eigenvalues / (eigenvalues + shared.ridge[:, None])).sum(axis=1)
+    ridge = np.clip(gamma / np.maximum((shared.Theta_0**2).sum(axis=0), 1e-12), *RIDGE_BOUNDS)
+    return replace(shared, ridge=ridge)
+
+
+def with_item_priors(shared: Shared) -> Shared:
+    """The priors of the items' effects: their second moments."""
+    items, E = shared.items, len(shared.items)
+    if not E:
+        return shared
+    bias_prior = max(float((items.bias[:-1] ** 2 + items.bias_variance[:-1]).mean()), SMALLEST_EFFECT)
+    prior = items.prior
+    if shared.k:
+        loadings = items.loadings[:-1]
+        prior = (loadings.T @ loadings + items.covariance[:-1].sum(axis=0)) / E
+        prior = floored(prior, SMALLEST_EFFECT)
+    bias_variance, covariance = items.bias_variance.copy(), items.covariance.copy()
+    bias_variance[-1], covariance[-1] = bias_prior, prior
+    own = replace(items, bias_prior=bias_prior, prior=prior, bias_variance=bias_variance, covariance=covariance)
+    return replace(shared, items=own)
 
 
 def weighted_least_squares(
-    design: Design, shared: Shared, solution: Solution, *, iterations: int = 15, tolerance: float = 1e-2
+    design: Design,
+    shared: Shared,
+    solution: Solution,
+    w: Real,
+    grams: Real,
+    *,
+    iterations: int = 15,
+    tolerance: float = 1e-2,
 ) -> Shared:
-    """The M step for (Theta_0, B), truncated: the expected complete-data quadratic never rises."""
-    n, k, d2, p = design.n, shared.k, shared.d2, shared.k * shared.d2
-    w = design.weight * bound_weights(solution.tilt)
-    means = solution.means[design.user]
+    """The M step, truncated: the expected complete-data quadratic never rises.
 
-    def operator(pair: Pair) -> Pair:
-        Z = design.project(pair[1]).reshape(n, p)
-        r = w * (design.scores(pair[0]) + np.einsum("np,np->n", Z, means))
-        R = r[:, None] * means + w[:, None] * spread_products(design, solution.covariances, Z)
-        return design.adjoint_scores(r) + shared.ridge * pair[0], design.adjoint_project(R.reshape(n, k, d2))
+    Parameters
+    ----------
+    w
+        (n,) weights of the bound.
+    grams
+        (d2, d1, d1) of the features, about; only the speed depends on them.
+    """
+    items = shared.items
+    precision = np.linalg.inv(items.prior) if len(items) and shared.k else np.zeros((shared.k, shared.k))
 
+    def penalty(x: Unknowns) -> Unknowns:
+        weight = 1.0 / items.bias_prior if len(items) else 0.0
+        return shared.ridge * x[0], weight * x[1], np.zeros_like(x[2]), x[3] @ precision
+
+    def operator(x: Unknowns) -> Unknowns:
+        return _sum(quadratic(design, solution, w, x), penalty(x))
+
+    here: Unknowns = (shared.Theta_0, items.bias, shared.B, items.loadings)
     kappa = design.weight * (design.label - 0.5)
-    image = operator((shared.Theta_0, shared.B))
-    pulled = design.adjoint_project((kappa[:, None] * means).reshape(n, k, d2))
-    rhs = (design.adjoint_scores(kappa) - image[0], pulled - image[1])
-    moments = user_moments(design, w, solution.means, solution.covariances, k)
-    change = conjugate_gradients(
-        operator,
-        block_preconditioner(design, w, shared.ridge, moments),
-        rhs,
-        iterations=iterations,
-        tolerance=tolerance,
+    slope = _sum(quadratic(design, solution, w, here, kappa), penalty(here))
+    moments = user_moments(design, w, solution.means, solution.covariances, shared.k)
+    blocks = BlockPreconditioner.of(grams, shared.ridge, moments)
+
+    def precondition(x: Unknowns) -> Unknowns:
+        change, turn = blocks((x[0], x[2]))
+        if not len(items):
+            return change, x[1], turn, x[3]
+        bias, loadings = items.bias_variance * x[1], np.einsum("mkl,ml->mk", items.covariance, x[3])
+        return change, bias, turn, loadings
+
+    rhs: Unknowns = (-slope[0], -slope[1], -slope[2], -slope[3])
+    change = conjugate_gradients(operator, precondition, rhs, iterations=iterations, tolerance=tolerance)
+    return replace(
+        shared,
+        Theta_0=shared.Theta_0 + change[0],
+        B=shared.B + change[2],
+        items=replace(items, bias=items.bias + change[1], loadings=items.loadings + change[3]),
     )
-    return replace(shared, Theta_0=shared.Theta_0 + change[0], B=shared.B + change[1])
+
+
+def _sum(a: Unknowns, b: Unknowns) -> Unknowns:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+
+
+def quadratic(design: Design, solution: Solution, w: Real, x: Unknowns, kappa: Real | None = None) -> Unknowns:
+    """The M step's Hessian times x, without priors; with `kappa` the gradient of its loss at x."""
+    Theta, bias, B, loadings = x
+    k, d2, M = B.shape[1], design.d2, len(design.X)
+    offset = design.scores(Theta, bias)
+    P, own = design.tables(B, loadings)
+    apart = design.n_items > 0 and d2 > 1
+    pull = np.zeros(0) if kappa is None else kappa
+
+    def work(first: int, last: int) -> tuple[Real, Real]:
+        G, H = np.zeros((M, d2 + int(apart))), np.zeros((M, 2 * k if apart else k))
+        kernels.normal_product(
+            first,
+            last,
+            design.pointers,
+            *design.terms,
+            P,
+            own,
+            apart,
+            design.Y,
+            offset,
+            w,
+            pull,
+            solution.means,
+            solution.covariances,
+            G,
+            H,
+        )
+        return G, H
+
+    parts = kernels.over_users(design.pointers, work)
+    G, H = np.asarray(sum(part[0] for part in parts)), np.asarray(sum(part[1] for part in parts))
+    of_bias, of_loadings = np.zeros_like(bias), np.zeros_like(loadings)
+    if design.n_items:
+        of_bias[:-1] = design.of_items(G[:, d2] if apart else G[:, 0])
+        of_loadings[:-1] = design.of_items(H[:, k:] if apart else H)
+    return design.X.T @ G[:, :d2], of_bias, design.X.T @ H[:, :k], of_loadings
 
 
 def user_moments(design: Design, w: Real, means: Real, covariances: Real, k: int) -> Real:
@@ -178,31 +435,6 @@ def user_moments(design: Design, w: Real, means: Real, covariances: Real, k: int
     share = information / max(float(information.sum()), 1e-300)
     N, d2 = design.n_users, design.d2
     mean = means.reshape(N, k, d2)
-    own = np.einsum("i,iab,icb->ac", share, mean, mean)
+    own = np.einsum("i,iab,icb->ac", share, mean, mean, optimize=True)
     spread = np.einsum("i,iabcb->ac", share, covariances.reshape(N, k, d2, k, d2))
     return np.asarray((own + spread) / d2)
-
-
-def block_preconditioner(design: Design, w: Real, ridge: Real, moments: Real) -> Callable[[Pair], Pair]:
-    """Inverse Gram matrices for Theta_0's columns; pooled Gram times the adapters' moments for B."""
-    grams = design.grams(w)
-    columns = column_inverses(grams, ridge)
-    pooled, k = grams.sum(axis=0), len(moments)
-    pooled_inverse = np.linalg.inv(pooled + (1e-6 * np.trace(pooled) / len(pooled) + 1e-12) * np.eye(len(pooled)))
-    moment_inverse = (
-        np.linalg.inv(moments + (1e-6 * np.trace(moments) / max(k, 1) + 1e-12) * np.eye(k)) if k else moments
-    )
-
-    def precondition(pair: Pair) -> Pair:
-        return np.einsum("bij,jb->ib", columns, pair[0]), pooled_inverse @ pair[1] @ moment_inverse
-
-    return precondition
-
-
-def spread_products(design: Design, covariances: Real, Z: Real) -> Real:
-    """(n, p) V_{user(j)} z_j."""
-    rows = padded(Z)
-    out = np.zeros_like(rows)
-    for bucket in design.buckets:
-        out[bucket.index] = rows[bucket.index] @ covariances[bucket.users]
-    return out[:-1]

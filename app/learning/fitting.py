@@ -1,4 +1,4 @@
-"""Fitting a model: choose the rank and the effective weight, estimate, bring into the gauge, calibrate, report."""
+"""Fitting a model: choose rank and dependence, estimate, bring into the gauge, calibrate, report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,21 +7,22 @@ from typing import Literal
 import numpy as np
 
 from app.learning import evidence, mle
-from app.learning.adapters import Adapters
-from app.learning.arrays import Real
+from app.learning.adapters import Adapters, predictive_moments
+from app.learning.arrays import Int, Real
 from app.learning.btl import fit_global_with_ridge
 from app.learning.comparisons import Comparisons
 from app.learning.confidence import bootstrap_inflation, shared_error
-from app.learning.design import Design, design_of
+from app.learning.design import NO_ITEMS, Design, design_of
 from app.learning.diagnostics import Diagnostics, RankTrial, log_bracketing, singular_values
 from app.learning.errors import InvalidComparisonsError
 from app.learning.features import FeatureMap, feature_map_of
+from app.learning.items import NO_IDENTITY
 from app.learning.metrics import SMALLEST_PROBABILITY
 from app.learning.mle import Start
 from app.learning.model import Model, no_adapters, solve_adapters, with_inflation
 from app.learning.parameters import Ending, Shared, rotated
 from app.learning.selection import Choice, Split, Trial, choose, rank_ladder, split_comparisons
-from app.learning.spectral import leftover_energy, rank_by_permutation, spectral_start
+from app.learning.spectral import leftover_energy, rank_by_permutation, spectral_start_with_items
 from app.learning.subspace import canonical_rotation, principal_angle_distance, procrustes_rotation
 
 Estimator = Literal["evidence", "mle"]
@@ -63,8 +64,22 @@ class _Job:
     rng: np.random.Generator
     progress: Progress
 
-    def design(self, comparisons: Comparisons, weight: float) -> Design:
-        return design_of(comparisons, self.features, effective_weight=weight, half_life_seconds=self.half_life_seconds)
+    def design(self, comparisons: Comparisons, dependence: float) -> Design:
+        return design_of(
+            comparisons,
+            self.features,
+            item_ids=self.item_ids(comparisons),
+            dependence=dependence,
+            half_life_seconds=self.half_life_seconds,
+        )
+
+    def item_ids(self, comparisons: Comparisons) -> Int:
+        """(E,) ascending: the items that occur; the paper's estimator knows items by their features only."""
+        c = comparisons
+        if c.item_ids is None or self.estimator == "mle":
+            return NO_ITEMS
+        ids = np.unique(c.item_ids[np.unique(c.rows)])
+        return np.asarray(ids[ids != NO_IDENTITY], dtype=np.int64)
 
 
 def fit(
@@ -118,8 +133,8 @@ def fit(
     """
     if len(comparisons) == 0:
         raise InvalidComparisonsError("no comparisons: at least one was expected.")
-    if rank != "auto" and not 0 <= rank <= comparisons.X.shape[1]:
-        raise ValueError(f"rank: {rank} is not between 0 and the {comparisons.X.shape[1]} row features.")
+    if rank != "auto" and rank < 0:
+        raise ValueError(f"rank: {rank} is negative.")
     job = _Job(
         comparisons,
         _features(comparisons, warm_start),
@@ -131,8 +146,12 @@ def fit(
         progress or (lambda _: None),
     )
     choice = _choose(job, rank)
-    design = job.design(comparisons, choice.effective_weight)
-    shared, ending = _estimate(job, design, choice.rank, max_passes=max_passes, tolerance=tolerance)
+    design = job.design(comparisons, choice.dependence)
+
+    def report(passes: int, objective: float) -> None:
+        job.progress(FitProgress("fitting", 0.5 + 0.3 * passes / max_passes, passes, objective))
+
+    shared, ending = _estimate(job, design, choice.rank, max_passes=max_passes, tolerance=tolerance, report=report)
     shared = _in_gauge(job, design, shared)
     model = _assemble(job, design, shared, ending, choice)
     if calibrate:
@@ -159,15 +178,18 @@ def _choose(job: _Job, rank: int | Literal["auto"]) -> Choice:
     c = job.comparisons
     n_active = len(np.unique(c.user))
     if n_active < 2:
-        return Choice(0, 1.0, (), "fewer than two users have comparisons, so there is nothing to share")
+        return Choice(0, 0.0, (), "fewer than two users have comparisons, so there is nothing to share")
     if rank == 0:
-        return Choice(0, 1.0, (), "rank 0 was asked for")
+        return Choice(0, 0.0, (), "rank 0 was asked for")
     split = split_comparisons(c, job.rng)
-    ranks = rank_ladder(job.features.d1, job.features.d2, n_active) if rank == "auto" else (rank,)
+    dimensions = job.features.d1 + len(job.item_ids(c))
+    if rank != "auto":
+        rank = min(rank, dimensions)
+    ranks = rank_ladder(dimensions, job.features.d2, n_active) if rank == "auto" else (0, rank)
     if not split.usable:
         few = "there are too few comparisons to hold any out"
-        return Choice(0 if rank == "auto" else rank, 1.0, (), few)
-    begin = (4, 1.0) if job.warm_start is None else (job.warm_start.rank or 4, job.warm_start.effective_weight)
+        return Choice(0 if rank == "auto" else rank, 0.0, (), few)
+    begin = (4, 0.0) if job.warm_start is None else (job.warm_start.rank or 4, job.warm_start.dependence)
     trials = _Trials(job, split, expected=len(ranks) + 3)
     return choose(trials.run, ranks=ranks, start=begin)
 
@@ -178,55 +200,59 @@ class _Trials:
     def __init__(self, job: _Job, split: Split, *, expected: int) -> None:
         self.job, self.expected, self.finished = job, expected, 0
         self.fitted, self.held_out = job.comparisons.subset(split.fit), job.comparisons.subset(split.validate)
-        self.globals: dict[float, tuple[Design, Real, Real]] = {}
+        self.designs: dict[float, Design] = {}
 
-    def run(self, rank: int, weight: float) -> Trial:
-        design, Theta_0, ridge = self._global(weight)
-        job = self.job
-        if rank == 0:
-            shared = Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
-        else:
-            begin = _begin(job, design, Theta_0, ridge, rank)
-            shared, _ = _maximise(job, design, begin, TRIAL_PASSES, TRIAL_TOLERANCE, self._report)
+    def run(self, rank: int, dependence: float) -> Trial:
+        job, design = self.job, self._design(dependence)
+        shared, _ = _estimate(
+            job, design, rank, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=self._report
+        )
         self.finished += 1
-        model = _bare_model(job, shared, solve_adapters(shared, design, job.estimator, tolerance=1e-4), weight)
+        model = _bare_model(
+            job, shared, solve_adapters(shared, design, job.estimator, tolerance=1e-4), design, dependence
+        )
         h = self.held_out
         p = np.clip(model.predict(h), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
         losses = -h.weight * (h.label * np.log(p) + (1 - h.label) * np.log1p(-p))
-        return Trial(rank, weight, np.bincount(h.user, losses, minlength=h.n_users).astype(np.float64), len(h))
+        return Trial(rank, dependence, np.bincount(h.user, losses, minlength=h.n_users).astype(np.float64), len(h))
 
-    def _global(self, weight: float) -> tuple[Design, Real, Real]:
-        if weight not in self.globals:
-            design = self.job.design(self.fitted, weight)
-            self.globals[weight] = (design, *fit_global_with_ridge(design))
-        return self.globals[weight]
+    def _design(self, dependence: float) -> Design:
+        if dependence not in self.designs:
+            self.designs[dependence] = self.job.design(self.fitted, dependence)
+        return self.designs[dependence]
 
     def _report(self, passes: int, objective: float) -> None:
         share = min(1.0, (self.finished + passes / TRIAL_PASSES) / self.expected)
         self.job.progress(FitProgress("choosing", 0.5 * share, passes, objective))
 
 
-def _estimate(job: _Job, design: Design, rank: int, *, max_passes: int, tolerance: float) -> tuple[Shared, Ending]:
-    Theta_0, ridge = fit_global_with_ridge(design)
-    if rank == 0:
+def _estimate(
+    job: _Job,
+    design: Design,
+    rank: int,
+    *,
+    max_passes: int,
+    tolerance: float,
+    report: Callable[[int, float], None] | None,
+) -> tuple[Shared, Ending]:
+    if rank == 0 and not design.n_items:
+        Theta_0, ridge = fit_global_with_ridge(design)
         shared = Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
         objective = -mle.joint_loss(design, Theta_0, shared.B, np.zeros((design.n_users, 0)), ridge)
         return shared, Ending(converged=True, passes=1, reason="one convex problem", objective=objective)
-
-    def report(passes: int, objective: float) -> None:
-        job.progress(FitProgress("fitting", 0.5 + 0.3 * passes / max_passes, passes, objective))
-
-    return _maximise(job, design, _begin(job, design, Theta_0, ridge, rank), max_passes, tolerance, report)
+    return _maximise(job, design, _begin(job, design, rank), max_passes, tolerance, report)
 
 
-def _begin(job: _Job, design: Design, Theta_0: Real, ridge: Real, rank: int) -> Shared:
+def _begin(job: _Job, design: Design, rank: int) -> Shared:
     """The warm start where its coordinates and rank are still ours, else the start that was asked for."""
     warm = job.warm_start
     if warm is not None and warm.features is job.features and warm.rank == rank and warm.estimator == job.estimator:
-        return replace(warm.shared, ridge=ridge)
+        return evidence.continued(warm.shared, design.item_ids)
+    Theta_0, ridge = fit_global_with_ridge(design)
     if job.estimator == "mle":
         return mle.starting_point(design, Theta_0, ridge, rank, job.start, job.rng)
-    return evidence.starting_point(Theta_0, spectral_start(design, design.scores(Theta_0), rank), ridge)
+    B, loadings = spectral_start_with_items(design, design.scores(Theta_0), rank, job.rng)
+    return evidence.starting_point(Theta_0, B, ridge, design.item_ids, loadings)
 
 
 def _maximise(
@@ -261,18 +287,19 @@ def _in_gauge(job: _Job, design: Design, shared: Shared) -> Shared:
 def _assemble(job: _Job, design: Design, shared: Shared, ending: Ending, choice: Choice) -> Model:
     adapters = solve_adapters(shared, design, job.estimator)
     error = shared_error(design, shared, adapters, _fitted_scores(design, shared, adapters))
-    model = _bare_model(job, shared, adapters, choice.effective_weight)
+    model = _bare_model(job, shared, adapters, design, choice.dependence)
     return replace(model, shared_error=error, ending=ending)
 
 
-def _bare_model(job: _Job, shared: Shared, adapters: Adapters, weight: float) -> Model:
+def _bare_model(job: _Job, shared: Shared, adapters: Adapters, design: Design, dependence: float) -> Model:
     return Model(
         features=job.features,
         shared=shared,
         shared_error=np.zeros((shared.B.shape[0], shared.d2 + shared.k, 0)),
         adapters=adapters,
         estimator=job.estimator,
-        effective_weight=weight,
+        effective_weight=effective_weight(job, design),
+        dependence=dependence,
         half_life_seconds=job.half_life_seconds,
         inflation=1.0,
         ending=Ending(converged=False, passes=0, reason="not yet estimated", objective=float("nan")),
@@ -280,8 +307,15 @@ def _bare_model(job: _Job, shared: Shared, adapters: Adapters, weight: float) ->
     )
 
 
+def effective_weight(job: _Job, design: Design) -> float:
+    """What a comparison of this design counts on average, whatever its age."""
+    given = job.design(job.comparisons, 0.0).weight if design.n == len(job.comparisons) else design.weight
+    return float(design.weight.sum() / given.sum())
+
+
 def _fitted_scores(design: Design, shared: Shared, adapters: Adapters) -> Real:
-    return mle.joint_scores(design, shared.Theta_0, shared.B, adapters.means.reshape(design.n_users, len(shared.T)))
+    N, p = design.n_users, len(shared.T)
+    return predictive_moments(design, shared, adapters.means.reshape(N, p), adapters.covariances)[0]
 
 
 def _inflation(job: _Job, design: Design, model: Model) -> float:
@@ -291,17 +325,20 @@ def _inflation(job: _Job, design: Design, model: Model) -> float:
         job.progress(FitProgress("calibrating", 0.9, passes, objective))
 
     def refit(relabelled: Design) -> tuple[Shared, Adapters]:
-        Theta_0, ridge = fit_global_with_ridge(relabelled, start=(model.Theta_0, model.shared.ridge))
-        found = replace(model.shared, Theta_0=Theta_0, ridge=ridge)
-        if found.k > 0:
-            # From scratch: started at the truth, a few passes would hardly leave it, and the errors would look small.
-            begin = replace(found, B=spectral_start(relabelled, relabelled.scores(Theta_0), found.k))
-            found, _ = _maximise(job, relabelled, begin, REFIT_PASSES, TRIAL_TOLERANCE, report)
+        # From scratch: started at the truth, a few passes would hardly leave it, and the errors would look small.
+        found, _ = _estimate(
+            replace(job, warm_start=None),
+            relabelled,
+            model.rank,
+            max_passes=REFIT_PASSES,
+            tolerance=TRIAL_TOLERANCE,
+            report=report,
+        )
         return found, solve_adapters(found, relabelled, job.estimator, tolerance=1e-4)
 
     weight = model.effective_weight
     inflation = bootstrap_inflation(design, model.shared, model.shared_error, refit, job.rng, effective_weight=weight)
-    return inflation if weight == 1.0 else max(1.0, inflation)
+    return inflation if model.dependence == 0.0 else max(1.0, inflation)
 
 
 def _diagnostics(job: _Job, design: Design, model: Model, choice: Choice) -> Diagnostics:
@@ -323,11 +360,12 @@ def _diagnostics(job: _Job, design: Design, model: Model, choice: Choice) -> Dia
         log_bracketing=log_bracketing(design.d1, design.d2, k, N, design.n),
         ridge=tuple(float(v) for v in model.shared.ridge),
         effective_weight=model.effective_weight,
+        dependence=model.dependence,
         inflation=model.inflation,
         permutation_rank=rank_by_permutation(design, design.scores(Theta_0), job.rng) if N > 1 else None,
         distance_to_previous=principal_angle_distance(model.raw_subspace(), warm.raw_subspace())
         if warm and comparable
         else None,
-        trials=tuple(RankTrial(t.rank, t.effective_weight, t.log_loss) for t in choice.trials),
+        trials=tuple(RankTrial(t.rank, t.dependence, t.log_loss) for t in choice.trials),
         rank_reason=choice.reason,
     )

@@ -7,17 +7,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from app.learning.adapters import Adapter, Adapters, penalised_maximum, posterior
-from app.learning.arrays import Real, real, sigmoid
+from app.learning.adapters import Adapter, Adapters, penalised_maximum, posterior, predictive_moments
+from app.learning.arrays import Real, integers, real, sigmoid, writable
 from app.learning.belief import RewardBelief
 from app.learning.comparisons import Comparisons
-from app.learning.design import Design, design_of
+from app.learning.design import Design, design_of, place_of
 from app.learning.diagnostics import Diagnostics
 from app.learning.errors import InvalidComparisonsError
 from app.learning.features import FeatureMap
+from app.learning.items import Items, content_ids, no_items
 from app.learning.parameters import Ending, Shared
+
+ITEM_ARRAYS = ("bias", "bias_variance", "loadings", "covariance", "bias_prior", "prior")
+"""Fields of `Items` beside its ids."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceItem:
+    """The mean of a catalogue's items, from which rewards are told as differences."""
+
+    features: Real
+    """(d1,) raw."""
+    bias: float
+    """The mean of the items' biases."""
+    loadings: Real
+    """(k,) the mean of their loadings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +48,9 @@ class Model:
     """Of the users of the fit, by their index; none in a model read back."""
     estimator: str
     effective_weight: float
-    """What one comparison counts in a user's own solve."""
+    """What one comparison of the fit counted on average."""
+    dependence: float
+    """How much of what the model leaves unexplained recurs with an option: see design.effective_weights."""
     half_life_seconds: float | None
     inflation: float
     """Factor on every standard error, calibrated."""
@@ -91,7 +109,15 @@ class Model:
             raise IndexError(f"user {user_index} is not in the fit, which had {len(self.adapters)} users.")
         return self.adapters[user_index]
 
-    def rewards(self, adapter: Adapter, items: Real, context: Real | None = None) -> RewardBelief:
+    def rewards(
+        self,
+        adapter: Adapter,
+        items: Real,
+        context: Real | None = None,
+        *,
+        item_ids: ArrayLike | None = None,
+        reference: ReferenceItem | None = None,
+    ) -> RewardBelief:
         """Rewards of m items for one user.
 
         Parameters
@@ -100,23 +126,72 @@ class Model:
             (m, d1) raw features.
         context
             (c,) raw features; none stands for the average context.
+        item_ids
+            (m,) as in `Comparisons.from_pairs`.
+        reference
+            Whose reward is zero; without it, rewards have no common zero.
 
         Returns
         -------
         RewardBelief
-            Mean (m,) and factor (m, p + r) in log-odds.
+            Mean (m,) and factor (m, p + r) in log-odds, and own (m,), the variance of the items' own effects.
 
         Raises
         ------
         FeatureShapeError
             Items or context have another width than the fit's.
         """
-        x, y = self.features.items(items), self.features.context(context)
+        y = self.features.context(context)
         loading = np.concatenate([y, adapter.mean @ y])
-        mean = x @ (self.Theta_0 @ y + self.B @ (adapter.mean @ y))
-        projected = np.einsum("mk,b->mkb", x @ self.B, y).reshape(len(x), len(self.T))
+        x = self.features.items(items)
+        place = self._places(items, item_ids)
+        mean, projected = self._projected(adapter, x, y, place)
+        if reference is not None:
+            x0 = self.features.items(reference.features[None])
+            x = x - x0
+            mean = mean - (x0 @ (self.Theta_0 @ y + self.B @ (adapter.mean @ y)))[0]
+            mean = mean - reference.bias - reference.loadings @ adapter.mean[:, 0]
+            projected = projected - np.einsum("mk,b->mkb", x0 @ self.B, y).reshape(1, -1)
+            projected[:, :: self.features.d2] -= reference.loadings
+        own = np.zeros(len(x))
+        if len(self.shared.items):
+            own = self.shared.items.bias_variance[place] + self._loading_variance(adapter)[place]
         shared = x @ compressed(np.einsum("alr,l->ar", self.shared_error, loading))
-        return self._belief(adapter, mean, projected, shared)
+        return self._belief(adapter, mean, projected, shared, own)
+
+    def projected_rewards(
+        self, adapter: Adapter, items: Real, context: Real | None = None, *, item_ids: ArrayLike | None = None
+    ) -> tuple[Real, Real]:
+        """(m,) rewards of items, without a common zero, and (m, p) what the adapter's entries multiply in them."""
+        place = self._places(items, item_ids)
+        return self._projected(adapter, self.features.items(items), self.features.context(context), place)
+
+    def _projected(self, adapter: Adapter, x: Real, y: Real, place: NDArray[np.int32]) -> tuple[Real, Real]:
+        projected = np.einsum("mk,b->mkb", x @ self.B, y)
+        mean = x @ (self.Theta_0 @ y)
+        if len(self.shared.items):
+            mean = mean + self.shared.items.bias[place]
+            projected[:, :, 0] += self.shared.items.loadings[place]
+        flat = projected.reshape(len(x), len(self.T))
+        return mean + flat @ adapter.mean.ravel(), flat
+
+    def mean_item(self, items: Real, item_ids: ArrayLike | None = None) -> ReferenceItem:
+        """The mean of items (m, d1), m > 0, given raw."""
+        effects, place = self.shared.items, self._places(items, item_ids)
+        features = np.asarray(items.mean(axis=0, dtype=np.float64))
+        return ReferenceItem(features, float(effects.bias[place].mean()), effects.loadings[place].mean(axis=0))
+
+    def _places(self, items: Real, item_ids: ArrayLike | None) -> NDArray[np.int32]:
+        known = self.shared.items.ids
+        if not len(known):
+            return place_of(known, known, len(items))
+        return place_of(known, content_ids(real(items)) if item_ids is None else integers(item_ids), len(items))
+
+    def _loading_variance(self, adapter: Adapter) -> Real:
+        """(E + 1,) tr(C_m E[W_0 W_0^T]) of this user."""
+        d2 = self.features.d2
+        second = adapter.covariance[::d2, ::d2] + np.outer(adapter.mean[:, 0], adapter.mean[:, 0])
+        return np.asarray(np.einsum("mkl,kl->m", self.shared.items.covariance, second))
 
     def reward_table(self, adapter: Adapter) -> RewardBelief:
         """Rewards of every state and action of a tabular environment, m = S * A in C order."""
@@ -124,11 +199,13 @@ class Model:
         projected = np.asarray(np.kron(self.B, np.eye(self.features.d2)), dtype=np.float64)
         d2 = self.features.d2
         shared = self.shared_error[:, :d2] + np.einsum("acr,cb->abr", self.shared_error[:, d2:], adapter.mean)
-        return self._belief(adapter, mean, projected, compressed(shared.reshape(len(mean), shared.shape[2])))
+        shared = compressed(shared.reshape(len(mean), shared.shape[2]))
+        return self._belief(adapter, mean, projected, shared, np.zeros(len(mean)))
 
-    def _belief(self, adapter: Adapter, mean: Real, projected: Real, shared: Real) -> RewardBelief:
+    def _belief(self, adapter: Adapter, mean: Real, projected: Real, shared: Real, own: Real) -> RewardBelief:
         factor = self.inflation * np.hstack([projected @ covariance_root(adapter.covariance), shared])
-        return RewardBelief(mean, factor, dimension=len(adapter.covariance) or shared.shape[1])
+        dimension = len(adapter.covariance) or shared.shape[1]
+        return RewardBelief(mean, factor, dimension, self.inflation**2 * own)
 
     def predict(self, comparisons: Comparisons, adapters: Adapters | Sequence[Adapter] | None = None) -> Real:
         """(n,) probabilities that `chosen` is preferred, the adapter's uncertainty integrated out.
@@ -144,18 +221,20 @@ class Model:
         if design.n and user[-1] >= len(means):
             raise InvalidComparisonsError(f"user {user[-1]} has no adapter; there are {len(means)}.")
         p = len(self.T)
-        Z = design.project(self.B).reshape(design.n, p)
-        mean = design.scores(self.Theta_0) + np.einsum("np,np->n", Z, means.reshape(len(means), p)[user])
+        mean, variance = predictive_moments(
+            design, self.shared, means.reshape(len(means), p), covariances.reshape(len(means), p, p)
+        )
         out = np.empty(design.n)
-        out[design.order] = expected_probability(mean, _variances(Z, covariances, user))
+        out[design.order] = expected_probability(mean, variance)
         return out
 
     def design(self, comparisons: Comparisons) -> Design:
-        """Comparisons as operators in this model's features, at this model's effective weight."""
+        """Comparisons as operators in this model's features, at this model's dependence."""
         return design_of(
             comparisons,
             self.features,
-            effective_weight=self.effective_weight,
+            item_ids=self.shared.items.ids,
+            dependence=self.dependence,
             half_life_seconds=self.half_life_seconds,
         )
 
@@ -172,7 +251,10 @@ class Model:
             "subspace": s.B,
             "adapter_covariance": s.T,
             "ridge": s.ridge,
+            "item_ids": s.items.ids,
+            **{f"item_{name}": np.asarray(getattr(s.items, name)) for name in ITEM_ARRAYS},
             "shared_error": self.shared_error,
+            "dependence": np.array(self.dependence),
             "scalars": np.array(
                 [self.effective_weight, self.half_life_seconds or np.inf, self.inflation, self.ending.objective]
             ),
@@ -182,7 +264,10 @@ class Model:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Model":
-        """The model that `to_arrays` described, with no users."""
+        """The model that `to_arrays` described, with no users.
+
+        Items of models from before they had effects of their own have none.
+        """
 
         def number(name: str) -> Real:
             return real(np.asarray(arrays[name], dtype=np.float64))
@@ -190,7 +275,8 @@ class Model:
         weight, half_life, inflation, objective = (float(v) for v in number("scalars"))
         converged, passes = (int(v) for v in np.asarray(arrays["ending"], dtype=np.int64))
         estimator, reason = (str(v) for v in arrays["words"])
-        shared = Shared(number("theta_0"), number("subspace"), number("adapter_covariance"), number("ridge"))
+        items = _items_from(arrays)
+        shared = Shared(number("theta_0"), number("subspace"), number("adapter_covariance"), number("ridge"), items)
         return cls(
             features=FeatureMap(
                 number("feature_centre"),
@@ -204,11 +290,27 @@ class Model:
             adapters=no_adapters(shared),
             estimator=estimator,
             effective_weight=weight,
+            dependence=float(np.asarray(arrays.get("dependence", 0.0), dtype=np.float64)),
             half_life_seconds=None if np.isinf(half_life) else half_life,
             inflation=inflation,
             ending=Ending(bool(converged), passes, reason, objective),
             diagnostics=None,
         )
+
+
+def _items_from(arrays: Mapping[str, NDArray[np.generic]]) -> Items:
+    if "item_ids" not in arrays:
+        return no_items(arrays["subspace"].shape[1])
+    parts = {name: real(np.asarray(arrays[f"item_{name}"], dtype=np.float64)) for name in ITEM_ARRAYS}
+    return Items(
+        integers(np.asarray(arrays["item_ids"], dtype=np.int64)),
+        parts["bias"],
+        parts["bias_variance"],
+        parts["loadings"],
+        writable(parts["covariance"]),
+        float(parts["bias_prior"]),
+        parts["prior"],
+    )
 
 
 def fold_in(model: Model, comparisons: Comparisons, *, tolerance: float = 1e-8) -> Adapter:
@@ -243,9 +345,10 @@ def fold_in_users(model: Model, comparisons: Comparisons, *, tolerance: float = 
 
 def solve_adapters(shared: Shared, design: Design, estimator: str, *, tolerance: float = 1e-8) -> Adapters:
     """Every user's adapter at these shared parameters, solved to convergence."""
-    offset, Z = design.scores(shared.Theta_0), design.project(shared.B)
-    solve = penalised_maximum if estimator == "mle" else posterior
-    return solve(design, offset, Z, shared.T, tolerance=tolerance).adapters(design, shared.k)
+    if estimator == "mle":
+        offset, Z = design.scores(shared.Theta_0), design.project(shared.B)
+        return penalised_maximum(design, offset, Z, shared.T, tolerance=tolerance).adapters(design, shared.k)
+    return posterior(design, shared, tolerance=tolerance).adapters(design, shared.k)
 
 
 def expected_probability(mean: Real, variance: Real) -> Real:
@@ -281,13 +384,3 @@ def _stacked(adapters: Adapters | Sequence[Adapter]) -> tuple[Real, Real]:
     if isinstance(adapters, Adapters):
         return adapters.means, adapters.covariances
     return np.stack([a.mean for a in adapters]), np.stack([a.covariance for a in adapters])
-
-
-def _variances(Z: Real, covariances: Real, user: NDArray[np.int64]) -> Real:
-    """(n,) z_j^T V_user(j) z_j, in blocks of comparisons so that no (n, p, p) array is formed."""
-    out, p = np.zeros(len(Z)), max(Z.shape[1], 1)
-    step = max(1, 4_000_000 // p**2)
-    for begin in range(0, len(Z), step):
-        rows = slice(begin, begin + step)
-        out[rows] = np.einsum("np,npq,nq->n", Z[rows], covariances[user[rows]], Z[rows], optimize=True)
-    return out

@@ -1,24 +1,30 @@
 """What all users share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from app.learning.arrays import Real
+from app.learning.items import Items, no_items, turned
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """(Theta_0, B, T) of the model Theta_i = Theta_0 + B W_i, vec(W_i) ~ N(0, T)."""
+    """(Theta_0, B, T) of the model Theta_i = Theta_0 + B W_i, vec(W_i) ~ N(0, T), and the items' own effects."""
 
     Theta_0: Real
     """(d1, d2)"""
     B: Real
-    """(d1, k), orthonormal columns."""
+    """(d1, k); its columns, continued by the items' loadings, are orthonormal."""
     T: Real
     """(p, p), p = k * d2."""
     ridge: Real
     """(d2,) prior precision of each column of Theta_0."""
+    items: Items = field(default_factory=lambda: no_items(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.items) and self.items.rank != self.k:
+            object.__setattr__(self, "items", no_items(self.k))
 
     @property
     def k(self) -> int:
@@ -42,5 +48,6 @@ class Ending:
 def rotated(shared: Shared, means: Real, covariances: Real, Q: Real) -> tuple[Shared, Real, Real]:
     """The same model with B Q for B and Q^T W_i for W_i; means (N, p), covariances (N, p, p)."""
     K = np.kron(Q.T, np.eye(shared.d2))
-    turned = Shared(shared.Theta_0, shared.B @ Q, K @ shared.T @ K.T, shared.ridge)
-    return turned, means @ K.T, K @ covariances @ K.T
+    items = turned(shared.items, Q)
+    turned_ = Shared(shared.Theta_0, shared.B @ Q, K @ shared.T @ K.T, shared.ridge, items)
+    return turned_, means @ K.T, K @ covariances @ K.T

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from app.learning.adapters import Adapter
 from app.learning.arrays import Int, Real, curvature
@@ -37,6 +38,7 @@ def most_informative_pairs(
     *,
     asked: Iterable[tuple[int, int]] = (),
     context: Real | None = None,
+    item_ids: ArrayLike | None = None,
     rng: np.random.Generator,
     pool: int = POOL,
 ) -> list[InformativePair]:
@@ -50,12 +52,13 @@ def most_informative_pairs(
         Pairs of rows in either order that the user has answered already.
     context
         (c,) raw features in which the questions are asked.
+    item_ids
+        (m,) as in `Comparisons.from_pairs`.
     """
     pairs = _candidates(len(items), asked, pool, rng)
-    x, y = model.features.items(items), model.features.context(context)
-    difference = x[pairs[:, 0]] - x[pairs[:, 1]]
-    Z = np.einsum("nk,b->nkb", difference @ model.B, y).reshape(len(pairs), len(model.T))
-    mean = difference @ (model.Theta_0 @ y + model.B @ (adapter.mean @ y))
+    belief, Z = model.projected_rewards(adapter, items, context, item_ids=item_ids)
+    mean = belief[pairs[:, 0]] - belief[pairs[:, 1]]
+    Z = Z[pairs[:, 0]] - Z[pairs[:, 1]]
     V, w = adapter.covariance.copy(), model.effective_weight * curvature(mean)
     probability = expected_probability(mean, np.einsum("np,pq,nq->n", Z, V, Z))
     open_ = np.ones(len(pairs), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Choosing the rank and the effective weight of a comparison on held-out comparisons.
+"""Choosing the rank and how far comparisons depend on each other on held-out comparisons.
 
 A user's comparisons often share items, so random rows would be half known. Where a user's comparisons fall into
 groups that share no item (choice tasks, separate questions), whole groups are held out; where they hang together by
@@ -22,16 +22,20 @@ HELD_OUT_SHARE = 0.25
 """Share of groups held out."""
 HELD_OUT_ITEMS = 0.35
 """Share of a user's items held out: 12% of the comparisons validate, 42% fit."""
-WEIGHTS = (1.0, 0.6, 0.4, 0.25, 0.15)
-"""Effective weights tried, from independent comparisons downwards."""
+DEPENDENCES = (0.0, 0.03, 0.1, 0.3, 1.0)
+"""Tried, from independent comparisons to an option's recurring ones counting as one."""
 RANKS = (1, 2, 4, 8, 16)
 """Ranks tried below min(d1, 16), beside that number itself and 0."""
 FIRST_RANK = 4
 """Where the walk over ranks begins."""
 MAX_ADAPTER_SIZE = 48
 """Largest k * d2 that `auto` tries."""
-SMALLEST_GAIN = 5e-4
-"""Nats a comparison below which a higher rank is not worth its computation, however sure the gain."""
+PERSONAL_GAIN = 5e-4
+"""Nats a comparison below which one model for everybody is served, however sure the gain."""
+SURE = 2.0
+"""Standard errors that the gain over one model for everybody must exceed."""
+SMALLEST_GAIN = 2e-4
+"""Nats a comparison below which a higher rank is not worth its computation."""
 MIN_HELD_OUT = 20
 """With fewer held-out comparisons, nothing can be chosen."""
 
@@ -51,7 +55,7 @@ class Split:
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
     rank: int
-    effective_weight: float
+    dependence: float
     user_losses: Real
     """(N,) summed held-out log-loss of each user, so that paired errors can be taken over users."""
     count: int
@@ -64,7 +68,7 @@ class Trial:
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
     rank: int
-    effective_weight: float
+    dependence: float
     trials: tuple[Trial, ...]
     reason: str
 
@@ -110,66 +114,75 @@ def choose(
     *,
     ranks: tuple[int, ...],
     start: tuple[int, float],
-    weights: tuple[float, ...] = WEIGHTS,
+    dependences: tuple[float, ...] = DEPENDENCES,
 ) -> Choice:
-    """Walk over effective weights at one rank, then over ranks at the best weight, up while it pays and down while it
-    costs nothing.
+    """Walk over dependences at one rank, then over ranks at the best one, up while it pays and down while it costs
+    nothing.
 
-    A higher rank must gain more than one standard error over users, paired, and more than `SMALLEST_GAIN`; rank 0 is
-    one model for everybody.
+    A higher rank must gain more than `SMALLEST_GAIN`: items' and adapters' posteriors keep a generous one safe. To be
+    told from rank 0, one model for everybody, the gain must exceed two standard errors over users, paired. A rank
+    that was given, and stands alone, must only not be worse than rank 0.
     """
     tried: dict[tuple[int, float], Trial] = {}
 
-    def trial(rank: int, weight: float) -> Trial:
-        key = (rank, weight if rank else 1.0)
-        if key not in tried:
-            tried[key] = run(*key)
-        return tried[key]
+    def trial(rank: int, dependence: float) -> Trial:
+        if (rank, dependence) not in tried:
+            tried[rank, dependence] = run(rank, dependence)
+        return tried[rank, dependence]
 
     rank = min((r for r in ranks if r > 0), key=lambda r: abs(r - start[0]))
-    weight = _best_weight(weights, min(weights, key=lambda w: abs(w - start[1])), lambda w: trial(rank, w).log_loss)
+    nearest = min(dependences, key=lambda d: abs(d - start[1]))
+    dependence = _best_dependence(dependences, nearest, lambda d: trial(rank, d).log_loss)
     for higher in ranks[ranks.index(rank) + 1 :]:
-        if not _pays(trial(rank, weight), trial(higher, weight)):
+        if not _gains(trial(rank, dependence), trial(higher, dependence)):
             break
         rank = higher
-    best = trial(rank, weight)
-    for lower in ranks[: ranks.index(rank)][::-1]:
-        if _pays(trial(lower, weight), best):
+    best = trial(rank, dependence)
+    for lower in (r for r in ranks[: ranks.index(rank)][::-1] if r):
+        if _gains(trial(lower, dependence), best):
             break
         rank = lower
-    if rank and ranks[0] == 0 and not _pays(trial(0, 1.0), trial(rank, weight)):
-        rank = 0
-    return Choice(rank, weight if rank else 1.0, tuple(tried.values()), _explain(tried, rank))
+    personal = trial(rank, dependence)
+    # Both ways: what is gained by believing comparisons less must not count as personal.
+    alone = min(trial(0, 0.0), trial(0, dependence), key=lambda t: t.log_loss)
+    given = len([r for r in ranks if r]) == 1
+    worse = personal.log_loss >= alone.log_loss if given else not _pays(alone, personal)
+    best = alone if worse else personal
+    reason = _explain(alone, personal, given=given, worse=worse)
+    return Choice(best.rank, best.dependence, tuple(tried.values()), reason)
 
 
-def _explain(tried: dict[tuple[int, float], Trial], rank: int) -> str:
-    if (0, 1.0) not in tried:
-        return "the rank was given; the effective weight is the best on held-out comparisons"
-    candidates = (t for t in tried.values() if (t.rank == rank if rank else t.rank > 0))
-    shown = min(candidates, key=lambda t: t.log_loss)
-    gain, error = _paired_gain(tried[0, 1.0], shown)
+def _explain(alone: Trial, personal: Trial, *, given: bool, worse: bool) -> str:
+    gain, error = _paired_gain(alone, personal)
     margin = f"{gain:.4f} nats a comparison, standard error {error:.4f}"
-    if rank == 0:
-        return (
-            f"held-out comparisons show no reliable gain of rank {shown.rank} over one model for everybody ({margin})"
-        )
+    if given and worse:
+        return f"on held-out comparisons rank {personal.rank} is no better than one model for everybody ({margin})"
+    if given:
+        return f"the rank was given; its gain over one model for everybody on held-out comparisons: {margin}"
+    if worse:
+        found = f"held-out comparisons show no reliable gain of rank {personal.rank}"
+        return f"{found} over one model for everybody ({margin})"
     return f"the smallest rank not worse than the best on held-out comparisons; its gain over rank 0: {margin}"
 
 
-def _best_weight(weights: tuple[float, ...], start: float, loss: Callable[[float], float]) -> float:
-    begin = weights.index(start)
+def _best_dependence(ladder: tuple[float, ...], start: float, loss: Callable[[float], float]) -> float:
+    begin = ladder.index(start)
     best = start
-    for direction in (weights[begin + 1 :], weights[:begin][::-1]):
-        for weight in direction:
-            if loss(weight) >= loss(best):
+    for direction in (ladder[begin + 1 :], ladder[:begin][::-1]):
+        for dependence in direction:
+            if loss(dependence) >= loss(best):
                 break
-            best = weight
+            best = dependence
     return best
 
 
-def _pays(smaller: Trial, larger: Trial) -> bool:
-    gain, error = _paired_gain(smaller, larger)
-    return gain > max(error, SMALLEST_GAIN)
+def _gains(smaller: Trial, larger: Trial) -> bool:
+    return smaller.log_loss - larger.log_loss > SMALLEST_GAIN
+
+
+def _pays(alone: Trial, personal: Trial) -> bool:
+    gain, error = _paired_gain(alone, personal)
+    return gain > max(SURE * error, PERSONAL_GAIN)
 
 
 def _paired_gain(baseline: Trial, other: Trial) -> tuple[float, float]:

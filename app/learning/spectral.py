@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from app.learning.arrays import Int, Real, curvature, product, sigmoid, symmetric
 from app.learning.design import Design
 
+START_TOLERANCE = 1e-2
+"""Relative accuracy of the start's eigenvectors."""
 PERMUTATIONS = 20
 """Relabelled data sets whose largest eigenvalue a direction must beat."""
 
@@ -39,6 +42,45 @@ def spectral_start(design: Design, scores: Real, k: int) -> Real:
     """(d1, k) orthonormal: the k leading directions along which users differ."""
     leading = user_spectrum(design, scores).directions[:, :k]
     return np.ascontiguousarray(np.linalg.qr(leading)[0])
+
+
+def spectral_start_with_items(design: Design, scores: Real, k: int, rng: np.random.Generator) -> tuple[Real, Real]:
+    """(d1, k) and (E, k): the leading directions over features and the items' own indicators together.
+
+    The same U-statistic as an operator, whitened by the information about each item, so that nothing of size E^2 is
+    formed.
+    """
+    F, E = design.d1, design.n_items
+    if k == 0 or not E:
+        return spectral_start(design, scores, k), np.zeros((E, k))
+    residual, whitener = _residuals(design, scores), _whitener(design, scores)
+    w = design.weight * curvature(scores)
+    information = design.of_items(design.row_weights(w))
+    scale = 1.0 / np.sqrt(information + max(float(np.median(information)), 1e-12))
+    chooser = csr_array((residual, (design.user, np.arange(design.n))), shape=(design.n_users, design.n))
+
+    def multiply(v: Real) -> Real:
+        v = v.ravel()
+        out = np.zeros(F + E)
+        for b in range(design.d2):
+            Theta = np.zeros((F, design.d2))
+            Theta[:, b] = whitener @ v[:F]
+            bias = np.append(scale * v[F:], 0.0) if b == 0 else None
+            q = design.scores(Theta, bias)
+            r = residual * (product(chooser, q)[design.user] - residual * q)
+            G = design.adjoint_rows(r)
+            out[:F] += whitener @ (design.X.T @ G[:, b])
+            if b == 0:
+                out[F:] += scale * design.of_items(G[:, 0])
+        return out
+
+    operator = LinearOperator((F + E, F + E), matvec=multiply, dtype=np.float64)
+    wanted = min(k, F + E - 1)
+    _, vectors = eigsh(operator, k=wanted, which="LA", tol=START_TOLERANCE, v0=rng.standard_normal(F + E))
+    vectors = vectors[:, ::-1]
+    stacked = np.vstack([whitener @ vectors[:F], scale[:, None] * vectors[F:]])
+    Q = np.linalg.qr(np.hstack([stacked, rng.standard_normal((F + E, k - wanted))]))[0]
+    return np.ascontiguousarray(Q[:F]), np.ascontiguousarray(Q[F:])
 
 
 def rank_by_permutation(

@@ -23,6 +23,10 @@ Real = NDArray[np.float64]
 UNVISITED = 1e-12
 """A state that a plan reaches less probably than this is one that it doesn't reach: rounding alone leaves that much."""
 
+MAX_OWN = 512
+"""Items up to which a plan also doubts what each item is worth by itself; in larger catalogues it doubts what is known
+about the user and about features only, because every item would be one more dimension of the plan's uncertainty."""
+
 CATALOGUE_STATE = "catalogue"
 """The one state of a choice from a catalogue."""
 
@@ -158,7 +162,7 @@ def _problem(ground: Ground, context: Context | None) -> tuple[FiniteHorizonMDP,
         raise InvalidInputError(f"environment {environment.name!r} has no items to choose from.")
     belief = belief_about_items(ground, items.features, context)
     uniform = np.full((1, 1, len(items.ids)), 1.0 / len(items.ids))
-    return FiniteHorizonMDP.bandit(len(items.ids)), belief, uniform, items.ids
+    return FiniteHorizonMDP.bandit(len(items.ids)), belief.in_one_factor(MAX_OWN), uniform, items.ids
 
 
 def _rest_of(mdp: FiniteHorizonMDP, reference: Real, state: int, step: int) -> tuple[FiniteHorizonMDP, Real]:

@@ -1,8 +1,8 @@
 """What a reward of 0 means: the reference, fixed when a model is fitted and stored with it.
 
 Comparisons fix rewards only up to a constant. A catalogue's rewards are told as differences from its mean item, those
-of an MDP's trajectories from what the reference policy expects. Rewards are affine in features, so the mean of the
-items' rewards is the reward of their mean.
+of an MDP's trajectories from what the reference policy expects. Rewards are affine in features and in the items' own
+effects, so the mean of the items' rewards is the reward of their mean.
 """
 
 from collections.abc import Mapping
@@ -14,16 +14,11 @@ from numpy.typing import NDArray
 
 from app.domain import CatalogEnvironment, CorruptModelError, Environment, MdpEnvironment
 from app.domain.arrays import ItemTable, PreferenceTable
+from app.learning import Model, ReferenceItem
 from app.policy import FiniteHorizonMDP, occupancy, reference_from_trajectories
 
 Real = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[np.generic]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReferenceItem:
-    features: Real
-    """(d1,) raw."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,15 +32,17 @@ class ReferencePolicy:
 Reference = ReferenceItem | ReferencePolicy
 
 
-def reference_of(environment: Environment, catalogue: ItemTable, preferences: PreferenceTable) -> Reference:
-    """The reference of a model that is fitted now.
+def reference_of(
+    environment: Environment, catalogue: ItemTable, preferences: PreferenceTable, model: Model
+) -> Reference:
+    """The reference of a model that was fitted now.
 
     Where the catalogue has no live items, the mean is over the options that were compared.
     """
     match environment:
         case CatalogEnvironment():
             features = catalogue.features if len(catalogue.ids) else preferences.items
-            return ReferenceItem(features.mean(axis=0, dtype=np.float64))
+            return model.mean_item(features.astype(np.float64))
         case MdpEnvironment():
             mdp = mdp_of(environment)
             policy = _reference_policy(environment, mdp, preferences)
@@ -68,7 +65,11 @@ def mdp_of(environment: MdpEnvironment) -> FiniteHorizonMDP:
 def reference_to_arrays(reference: Reference) -> dict[str, NDArray[np.generic]]:
     match reference:
         case ReferenceItem():
-            return {"reference_item": reference.features}
+            return {
+                "reference_item": reference.features,
+                "reference_bias": np.array(reference.bias),
+                "reference_loadings": reference.loadings,
+            }
         case ReferencePolicy():
             return {"reference_policy": reference.policy, "reference_visits": reference.visits}
         case _:
@@ -78,7 +79,12 @@ def reference_to_arrays(reference: Reference) -> dict[str, NDArray[np.generic]]:
 def reference_from_arrays(arrays: Arrays) -> Reference:
     """The inverse of `reference_to_arrays`, whatever else is among the arrays."""
     if "reference_item" in arrays:
-        return ReferenceItem(np.asarray(arrays["reference_item"], dtype=np.float64))
+        # Models of before items had effects of their own lack the other two.
+        return ReferenceItem(
+            np.asarray(arrays["reference_item"], dtype=np.float64),
+            float(np.asarray(arrays.get("reference_bias", 0.0), dtype=np.float64)),
+            np.asarray(arrays.get("reference_loadings", np.zeros(arrays["subspace"].shape[1])), dtype=np.float64),
+        )
     if "reference_policy" in arrays and "reference_visits" in arrays:
         return ReferencePolicy(
             np.asarray(arrays["reference_policy"], dtype=np.float64),

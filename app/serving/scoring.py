@@ -18,9 +18,9 @@ from app.domain import (
     TextOption,
     TrajectoryOption,
 )
-from app.learning import Adapter, Model, RewardBelief
+from app.learning import Adapter, Model, ReferenceItem, RewardBelief
 from app.serving.answers import By, RankedOption, RewardAnswer
-from app.serving.reference import ReferenceItem, ReferencePolicy
+from app.serving.reference import ReferencePolicy
 from app.serving.snapshot import Catalogue, Ground
 
 Real = NDArray[np.float64]
@@ -46,9 +46,7 @@ def belief_about_items(ground: Ground, items: Real, context: Context | None) -> 
     raw = context_features(ground.environment, context)
     reference = ground.snapshot.reference
     assert isinstance(reference, ReferenceItem)
-    both = ground.model.rewards(ground.adapter, np.vstack([items, reference.features]), raw)
-    mean, factor = both.mean, both.factor
-    return RewardBelief(mean[:-1] - mean[-1], factor[:-1] - factor[-1], both.dimension)
+    return ground.model.rewards(ground.adapter, items, raw, reference=reference)
 
 
 def belief_about_trajectories(ground: Ground, states: Int, actions: Int) -> RewardBelief:
@@ -97,7 +95,7 @@ def ranking_of(
     """The best first; `ids` of the options that are items, `given` when they came with the request."""
     score = belief.mean if by == "mean" else belief.interval(confidence)[0]
     order = np.argsort(-score, kind="stable")[:top_n]
-    best = RewardBelief(belief.mean[order], belief.factor[order], belief.dimension)
+    best = belief.take(order)
     return tuple(
         RankedOption(row if given else None, ids[row], reward)
         for row, reward in zip(order.tolist(), reward_answers(best, confidence), strict=True)

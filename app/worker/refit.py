@@ -112,7 +112,7 @@ def _fit(loaded: Loaded, evaluation: Evaluation, seed: int, progress: Progress) 
         warm_start=loaded.current.model,
         progress=progress.within(RefitPhase.FITTING, EVALUATED, FITTED),
     )
-    reference = reference_of(environment, loaded.items, table)
+    reference = reference_of(environment, loaded.items, table, model)
     return NewModel(
         rank=model.rank,
         estimator=model.estimator,

@@ -58,7 +58,7 @@ def test_evaluate_refuses_a_garbled_folder_in_a_sentence(tmp_path: Path) -> None
     assert "comparisons.npz cannot be read as NumPy arrays" in result.stderr
 
 
-@pytest.mark.parametrize("rank", ["many", "-1", "1.5", "5"])
+@pytest.mark.parametrize("rank", ["many", "-1", "1.5"])
 def test_evaluate_refuses_a_rank_that_is_none(tmp_path: Path, rank: str) -> None:
     result = run("evaluate", str(write_reference_folder(tmp_path)), f"--rank={rank}")
     assert result.exit_code == 2

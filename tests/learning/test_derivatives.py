@@ -21,7 +21,7 @@ def designs() -> list[Design]:
         in_contexts(rng, n_users=4, per_user=6),
         tabular(rng, n_users=4, per_user=6).comparisons,
     ]
-    return [design_of(c, feature_map_of(c), effective_weight=0.7) for c in made]
+    return [design_of(c, feature_map_of(c), dependence=0.7) for c in made]
 
 
 @pytest.mark.parametrize("design", designs(), ids=["catalogue", "contexts", "tabular"])

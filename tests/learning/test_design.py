@@ -1,10 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from app.learning import Comparisons
-from app.learning.adapters import posterior
 from app.learning.design import design_of
-from app.learning.evidence import spread_products
 from app.learning.features import feature_map_of
 from tests.support.learning_references import dense_designs
 from tests.support.learning_worlds import catalogue, in_contexts, tabular
@@ -47,15 +47,38 @@ def test_buckets_hold_every_comparison_once() -> None:
             assert set(design.user[index[index < design.n]]) == {u}
 
 
-def test_spread_products_are_each_users_own() -> None:
-    c = catalogue(np.random.default_rng(6), n_users=5, per_user=4).comparisons
-    design = design_of(c, feature_map_of(c))
-    Z = design.project(np.eye(6)[:, :2])
-    V = posterior(design, np.zeros(design.n), Z, np.eye(2)).covariances
-    Z_flat = Z.reshape(design.n, 2)
-    np.testing.assert_allclose(
-        spread_products(design, V, Z_flat), [V[u] @ z for u, z in zip(design.user, Z_flat, strict=True)], atol=1e-12
-    )
+def test_items_own_loadings_add_to_the_constant_column() -> None:
+    for c in worlds():
+        features, rng = feature_map_of(c), np.random.default_rng(6)
+        ids = np.arange(len(c.X)) % 3 - 1
+        named = replace(c, item_ids=ids)
+        design = design_of(named, features, item_ids=np.array([0, 1]))
+        D = dense_designs(named, features)[design.order]
+        n, d1, d2 = D.shape
+        own, bias, B = rng.standard_normal((3, 2)), rng.standard_normal(3), rng.standard_normal((d1, 2))
+        own[2] = bias[2] = 0.0
+        signs = np.zeros((n, 2))
+        for row, j in enumerate(design.order):
+            for term in range(c.indptr[j], c.indptr[j + 1]):
+                item = ids[c.rows[term]]
+                if item >= 0:
+                    signs[row, item] += c.signs[term]
+        expected = np.einsum("nab,ac->ncb", D, B)
+        expected[:, :, 0] += signs @ own[:2]
+        np.testing.assert_allclose(design.project(B, own), expected, atol=1e-12)
+        Theta = rng.standard_normal((d1, d2))
+        scores = np.einsum("nab,ab->n", D, Theta) + signs @ bias[:2]
+        np.testing.assert_allclose(design.scores(Theta, bias), scores, atol=1e-12)
+
+
+def test_options_that_recur_for_their_user_count_less() -> None:
+    X = np.random.default_rng(7).standard_normal((6, 3))
+    # User 0 meets option 0 three times and the others once; user 1 meets nothing twice.
+    c = Comparisons.from_pairs(X, [0, 4, 0, 0, 0], [1, 5, 2, 3, 5], user=[0, 1, 0, 0, 2])
+    weight = np.empty(5)
+    design = design_of(c, feature_map_of(c), dependence=0.5)
+    weight[design.order] = design.weight
+    np.testing.assert_allclose(weight, [1 / 1.5, 1, 1 / 1.5, 1 / 1.5, 1])
 
 
 def test_half_life_halves_the_weight_of_each_such_age() -> None:

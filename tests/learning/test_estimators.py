@@ -5,8 +5,9 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from app.learning import Comparisons, fit
+from app.learning import NO_IDENTITY, Comparisons, fit
 from app.learning.adapters import penalised_maximum, posterior
 from app.learning.btl import fit_global, fit_global_with_ridge
 from app.learning.design import Design, design_of
@@ -14,6 +15,7 @@ from app.learning.evidence import (
     evidence_bound,
     evidence_pass,
     maximise_evidence,
+    orthonormalised,
     separable_covariance,
     starting_point,
     weighted_least_squares,
@@ -42,10 +44,16 @@ SMALL = [
 KINDS = ["catalogue", "contexts", "tabular"]
 
 
-def prepared(c: Comparisons, k: int) -> tuple[Design, Shared]:
-    design = design_of(c, feature_map_of(c))
+def prepared(c: Comparisons, k: int, item_ids: NDArray[np.int64] | None = None) -> tuple[Design, Shared]:
+    design = design_of(c, feature_map_of(c), item_ids=item_ids)
     Theta_0, ridge = fit_global_with_ridge(design)
-    return design, starting_point(Theta_0, spectral_start(design, design.scores(Theta_0), k), ridge)
+    return design, starting_point(Theta_0, spectral_start(design, design.scores(Theta_0), k), ridge, item_ids)
+
+
+def with_repeated_items(c: Comparisons, n_items: int, *, unnamed: int = 0) -> tuple[Comparisons, NDArray[np.int64]]:
+    """The rows of X take turns at being one of a few items, or none; and the items' ids."""
+    ids = np.arange(len(c.X)) % (n_items + unnamed)
+    return replace(c, item_ids=np.where(ids >= n_items, NO_IDENTITY, 10 * ids)), 10 * np.arange(n_items)
 
 
 @pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
@@ -63,7 +71,7 @@ def test_the_global_fit_agrees_with_scipy(comparisons: Comparisons) -> None:
 @pytest.mark.parametrize("estimator", get_args(Estimator))
 @pytest.mark.parametrize("n_users", [1, 6])
 def test_one_user_or_rank_zero_is_plain_btl(estimator: Estimator, n_users: int) -> None:
-    c = catalogue(np.random.default_rng(23), n_users=n_users, per_user=30).comparisons
+    c = replace(catalogue(np.random.default_rng(23), n_users=n_users, per_user=30).comparisons, item_ids=None)
     asked = 2 if n_users == 1 else 0
     model = fit(c, rank=asked, estimator=estimator, calibrate=False)
     D = dense_designs(c, model.features)
@@ -76,7 +84,7 @@ def test_the_e_step_and_the_bound_agree_with_the_reference(comparisons: Comparis
     rng = np.random.default_rng(24)
     soft = replace(comparisons, label=rng.random(len(comparisons)), weight=0.5 + rng.random(len(comparisons)))
     design, shared = prepared(soft, 2)
-    found = posterior(design, design.scores(shared.Theta_0), design.project(shared.B), shared.T, tolerance=1e-11)
+    found = posterior(design, shared, tolerance=1e-11)
     D, total = dense_designs(soft, feature_map_of(soft)), 0.0
     for user in range(soft.n_users):
         own = soft.user == user
@@ -105,10 +113,10 @@ def test_the_penalised_maximum_agrees_with_scipy() -> None:
 @pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
 def test_the_m_step_solves_its_normal_equations(comparisons: Comparisons) -> None:
     design, shared = prepared(comparisons, 2)
-    solution = posterior(design, design.scores(shared.Theta_0), design.project(shared.B), shared.T, iterations=1)
-    found = weighted_least_squares(design, shared, solution, iterations=500, tolerance=1e-10)
+    solution = posterior(design, shared, iterations=1)
     D, (n, k, d2) = design.dense(np.arange(design.n)), (design.n, 2, design.d2)
     w = design.weight * np.tanh(solution.tilt / 2) / (2 * solution.tilt)
+    found = weighted_least_squares(design, shared, solution, w, design.grams(w), iterations=500, tolerance=1e-10)
     q = design.d1 * d2
     H, b = np.zeros((q + design.d1 * k,) * 2), np.zeros(q + design.d1 * k)
     for j in range(n):
@@ -136,11 +144,71 @@ def test_the_bound_never_falls(comparisons: Comparisons, k: int) -> None:
     tilt = np.abs(design.scores(shared.Theta_0)) + 0.5
     bounds = []
     for _ in range(25):
-        step = evidence_pass(design, shared, tilt)
+        step = evidence_pass(design, shared, tilt, learn_ridge=False)
         shared, tilt = step.shared, step.tilt
         bounds.append(step.bound)
     assert np.diff(bounds).min() >= -1e-7 * abs(bounds[-1])
-    np.testing.assert_allclose(shared.B.T @ shared.B, np.eye(k), atol=1e-10)
+    B = orthonormalised(shared).B
+    np.testing.assert_allclose(B.T @ B, np.eye(k), atol=1e-10)
+
+
+@pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_the_bound_never_falls_with_items_own_effects(comparisons: Comparisons, k: int) -> None:
+    c, ids = with_repeated_items(comparisons, 8)
+    design, shared = prepared(c, k, ids)
+    tilt = np.abs(design.scores(shared.Theta_0)) + 0.5
+    bounds = []
+    for _ in range(25):
+        step = evidence_pass(design, shared, tilt, learn_ridge=False)
+        shared, tilt = step.shared, step.tilt
+        bounds.append(step.bound)
+    # The items have a posterior from the first pass on only.
+    assert np.diff(bounds[1:]).min() >= -1e-7 * abs(bounds[-1])
+    both = orthonormalised(shared)
+    stacked = np.concatenate([both.B, both.items.loadings])
+    np.testing.assert_allclose(stacked.T @ stacked, np.eye(k), atol=1e-10)
+
+
+@pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
+def test_items_own_effects_are_their_indicators_among_the_features(comparisons: Comparisons) -> None:
+    """The E step with certain loadings is that of a table with one more feature an item."""
+    c, ids = with_repeated_items(comparisons, 8, unnamed=2)
+    assert c.item_ids is not None
+    features, k = feature_map_of(c), 2
+    rng = np.random.default_rng(29)
+    design, shared = prepared(c, k, ids)
+    E = len(ids)
+    own = np.append(rng.standard_normal((E, k)), np.zeros((1, k)), axis=0)
+    bias = np.append(rng.standard_normal(E), 0.0)
+    shared = replace(shared, items=replace(shared.items, bias=bias, loadings=own))
+    found = posterior(design, shared, tolerance=1e-11)
+    place = np.where(c.item_ids == NO_IDENTITY, E, c.item_ids // 10)
+    D = dense_designs(c, features)
+    offset, Z = np.einsum("nab,ab->n", D, shared.Theta_0), np.einsum("nab,ac->ncb", D, shared.B)
+    for j in range(len(c)):
+        for term in range(c.indptr[j], c.indptr[j + 1]):
+            offset[j] += c.signs[term] * bias[place[c.rows[term]]]
+            Z[j, :, 0] += c.signs[term] * own[place[c.rows[term]]]
+    for user in range(c.n_users):
+        mine = c.user == user
+        # One column of ones carries the offsets, one "feature" each entry of the adapter.
+        flat = np.concatenate([offset[mine, None], Z[mine].reshape(int(mine.sum()), len(shared.T))], axis=1)[:, :, None]
+        p = len(shared.T)
+        m, V, _ = variational_posterior(
+            flat, c.label[mine], c.weight[mine], np.eye(p + 1)[:, :1], np.eye(p + 1)[:, 1:], shared.T
+        )
+        np.testing.assert_allclose(found.means[user], m, atol=1e-8)
+        np.testing.assert_allclose(found.covariances[user], V, atol=1e-8)
+
+
+def test_an_uncertain_item_says_less() -> None:
+    c, ids = with_repeated_items(SMALL[0], 8)
+    design, shared = prepared(c, 2, ids)
+    surely = posterior(design, shared)
+    doubt = np.tile(0.5 * np.eye(2), (len(ids) + 1, 1, 1))
+    vaguely = posterior(design, replace(shared, items=replace(shared.items, covariance=doubt)))
+    assert (np.abs(vaguely.means).sum(axis=1) < np.abs(surely.means).sum(axis=1)).all()
 
 
 @pytest.mark.parametrize("start", get_args(Start))

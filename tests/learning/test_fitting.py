@@ -34,7 +34,8 @@ def halves(comparisons: Comparisons, seed: int) -> tuple[Comparisons, Comparison
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return fit(catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons, rank=2)
+    c = catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons
+    return fit(replace(c, item_ids=None), rank=2)
 
 
 @pytest.mark.parametrize("estimator", get_args(Estimator))
@@ -144,6 +145,24 @@ def test_the_reward_table_is_the_rewards_of_indicators() -> None:
         np.testing.assert_allclose(column.stderr, table.stderr[action::2], atol=1e-10)
 
 
+def test_predictions_agree_with_rewards_where_items_have_something_of_their_own() -> None:
+    rng = np.random.default_rng(62)
+    c = catalogue(rng, n_users=40, per_user=40, n_items=12).comparisons
+    c = replace(c, X=c.X + 1.5 * rng.standard_normal(c.X.shape), item_ids=np.arange(12))
+    fitted = fit(c, rank=2, calibrate=False)
+    fitted = replace(fitted, shared_error=np.zeros_like(fitted.shared_error))
+    assert fitted.rank == 2
+    assert len(fitted.shared.items) == 12
+    belief = fitted.rewards(fitted.adapter(7), np.asarray(c.X), item_ids=np.arange(12))
+    rows = np.flatnonzero(c.user == 7)
+    first, second = c.rows[2 * rows], c.rows[2 * rows + 1]
+    assert belief.own is not None
+    variance = ((belief.factor[first] - belief.factor[second]) ** 2).sum(axis=1)
+    variance = variance + belief.own[first] + belief.own[second]
+    expected = 1 / (1 + np.exp(-(belief.mean[first] - belief.mean[second]) / np.sqrt(1 + np.pi * variance / 8)))
+    np.testing.assert_allclose(fitted.predict(c)[rows], expected, atol=1e-12)
+
+
 def test_predictions_agree_with_rewards(model: Model) -> None:
     c = catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons
     belief = model.rewards(model.adapter(7), np.asarray(c.X))
@@ -172,6 +191,15 @@ def test_arrays_bring_back_the_same_model_without_its_users() -> None:
     mine, theirs = fitted.rewards(fitted.adapter(2), items, context), again.rewards(stored, items, context)
     np.testing.assert_array_equal(mine.mean, theirs.mean)
     np.testing.assert_array_equal(mine.factor, theirs.factor)
+
+
+def test_a_model_of_before_items_had_effects_of_their_own_is_read() -> None:
+    c = catalogue(np.random.default_rng(63), n_users=20, per_user=15).comparisons
+    fitted = fit(replace(c, item_ids=None), rank=2, calibrate=False)
+    arrays = {name: a for name, a in fitted.to_arrays().items() if name != "dependence" and "item_" not in name}
+    again = Model.from_arrays(arrays)
+    then, now = (one.rewards(again.population(), np.asarray(c.X)).mean for one in (fitted, again))
+    np.testing.assert_array_equal(now, then)
 
 
 def test_a_warm_start_keeps_the_gauge_and_saves_passes() -> None:
@@ -241,8 +269,8 @@ def test_what_cannot_be_fitted_is_refused(model: Model) -> None:
     c = catalogue(np.random.default_rng(55), n_users=4, per_user=5).comparisons
     with pytest.raises(InvalidComparisonsError, match="no comparisons: at least one was expected"):
         fit(c.subset(np.zeros(len(c), dtype=np.bool_)))
-    with pytest.raises(ValueError, match="rank: 7 is not between 0 and the 6 row features"):
-        fit(c, rank=7)
+    with pytest.raises(ValueError, match="rank: -1 is negative"):
+        fit(c, rank=-1)
     with pytest.raises(InvalidComparisonsError, match="comparisons of one user were expected; found users 0 and 1"):
         fold_in(model, c)
     with pytest.raises(FeatureShapeError, match=r"items must have 6 features each; found shape \(2, 5\)"):

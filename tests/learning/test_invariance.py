@@ -41,7 +41,7 @@ def test_permuting_users_permutes_their_rewards(seed: int) -> None:
     order = np.random.default_rng(seed).permutation(12)
     c = WORLD.comparisons
     other = fitted(replace(c, user=order[c.user]))
-    assert other.effective_weight == base.effective_weight
+    assert other.dependence == base.dependence
     for user in range(12):
         for mine, theirs in zip(reward_table(base, user, X), reward_table(other, int(order[user]), X), strict=True):
             np.testing.assert_allclose(theirs, mine, atol=2e-4)
@@ -72,7 +72,7 @@ def test_swapping_sides_and_label_changes_nothing(estimator: Estimator) -> None:
         label=np.where(swap, 1 - label, label),
     )
     mine, theirs = (fit(d, rank=2, estimator=estimator, calibrate=False) for d in (whole, other))
-    assert mine.effective_weight == theirs.effective_weight
+    assert mine.dependence == theirs.dependence
     for a, b in zip(reward_table(mine, 5, X), reward_table(theirs, 5, X), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ ITEMS = np.asarray(WORLD.comparisons.X)
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return fit(WORLD.comparisons, rank=2)
+    return fit(replace(WORLD.comparisons, item_ids=None), rank=2)
 
 
 def test_pairs_are_distinct_and_never_asked_before(model: Model) -> None:

@@ -37,9 +37,9 @@ BY_HAND = RefitPolicy(every_seconds=3600, min_new_preferences=NEVER_BY_ITSELF)
 ALL = [ItemOption(f"item-{index}") for index in range(12)]
 
 
-async def learnt(db: Database, url: str, name: str, **settings: object) -> None:
+async def learnt(db: Database, url: str, name: str, *, appeal: float = 0.0, **settings: object) -> None:
     catalogue = await define(db, catalog(name, refit=BY_HAND, rank=2, **settings))
-    await record(db, name, choices(catalogue, 20, 15))
+    await record(db, name, choices(catalogue, 60, 15, appeal=appeal))
     await refitted(db, url, name)
 
 
@@ -54,10 +54,18 @@ async def test_the_mean_item_of_the_catalogue_is_worth_nothing(
     for user in ("user-3", "a-stranger"):
         answer = await runtime.rewards(environment_name, user, ALL)
         assert np.mean([one.reward for one in answer.rewards]) == pytest.approx(0, abs=1e-9)
-    mean = np.mean([item.features for item in items(12)], axis=0)
-    (at_mean,) = (await runtime.rewards(environment_name, "user-3", [FeaturesOption(mean)])).rewards
-    assert at_mean.reward == pytest.approx(0, abs=1e-5)
-    assert at_mean.stderr == pytest.approx(0, abs=1e-5)
+
+
+async def test_an_item_is_known_by_its_own_record_and_an_option_by_its_features_alone(
+    db: Database, database_url: str, environment_name: str, runtime: ServingRuntime
+) -> None:
+    await learnt(db, database_url, environment_name, appeal=2.0)
+    named, alike = items(12)[0], FeaturesOption(items(12)[0].features + np.float32(1e-4))
+    options: list[Option] = [ItemOption(named.id), FeaturesOption(named.features), alike]
+    item, same, other = (await runtime.rewards(environment_name, "user-3", options)).rewards
+    assert item == same
+    assert other.stderr > item.stderr
+    assert other.reward != pytest.approx(item.reward, abs=0.1)
 
 
 async def test_the_zero_stays_where_it_was_when_the_catalogue_changes(
@@ -222,7 +230,7 @@ async def test_promotion_is_in_the_next_answer(
 ) -> None:
     await learnt(db, database_url, environment_name)
     first = await runtime.rewards(environment_name, "user-3", ALL)
-    await record(db, environment_name, choices(items(12), 20, 10, seed=4))
+    await record(db, environment_name, choices(items(12), 60, 10, seed=4))
     await refitted(db, database_url, environment_name)
     await promote_model(db, environment_name, 2)
     second = await runtime.rewards(environment_name, "user-3", ALL)

@@ -30,17 +30,18 @@ def tastes(n_users: int, dim: int, *, seed: int = 0) -> NDArray[np.float64]:
 
 
 def choices(
-    catalogue: list[Item], n_users: int, n_each: int, *, seed: int = 0, flipped: bool = False
+    catalogue: list[Item], n_users: int, n_each: int, *, seed: int = 0, flipped: bool = False, appeal: float = 0.0
 ) -> list[Preference]:
-    """What users say who choose at random, but after their tastes."""
+    """What users say who choose at random, but by their tastes, and by what items are worth to everybody."""
     rng = np.random.default_rng([seed, n_each])
     features = np.stack([item.features for item in catalogue]).astype(np.float64)
     theta = tastes(n_users, features.shape[1])
+    own = appeal * np.random.default_rng(5).normal(size=len(catalogue))
     said: list[Preference] = []
     for user in range(n_users):
         for _ in range(n_each):
             first, second = rng.choice(len(catalogue), size=2, replace=False).tolist()
-            margin = float((features[first] - features[second]) @ theta[user])
+            margin = float((features[first] - features[second]) @ theta[user] + own[first] - own[second])
             if (rng.random() < 1 / (1 + np.exp(-margin))) == flipped:
                 first, second = second, first
             said.append(prefers(f"user-{user}", catalogue[first].id, catalogue[second].id))
@@ -64,7 +65,7 @@ async def record(db: Database, name: str, said: list[Preference]) -> None:
 def walk_choices(environment: MdpEnvironment, n_users: int, n_each: int, *, seed: int = 0) -> list[Preference]:
     """What users say about trajectories of the builders' MDP, whose actions lead to the state of their number."""
     rng = np.random.default_rng([seed, 7])
-    tables = rng.normal(size=(n_users, 2, 2))
+    tables = 2.0 * rng.normal(size=(n_users, 1, 1)) * rng.normal(size=(2, 2)) + 0.5 * rng.normal(size=(2, 2))
     said: list[Preference] = []
     for user in range(n_users):
         for _ in range(n_each):

@@ -1,0 +1,76 @@
+"""Items' own effects: what an item is worth beyond its features, to everybody and along the shared directions.
+
+With an item m's own indicator among its features, Theta_0 has a row for it, its bias, and B has one, its loadings;
+
+    bias_m ~ N(0, bias_prior),    loadings_m ~ N(0, prior),
+
+both priors estimated with the rest. So an item that is seen often is known by its own record, a rare one by its
+features, and where features say everything the priors shrink to nothing. An item that was not in the fit has the
+prior's mean and its uncertainty.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.learning.arrays import Int, Real
+
+NO_IDENTITY = -1
+"""The id of something that was compared and is no item: features or a text given with the request."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Items:
+    """The posterior of E items' own effects; the last row of every array stands for all other items."""
+
+    ids: Int
+    """(E,) ascending."""
+    bias: Real
+    """(E + 1,) in log-odds."""
+    bias_variance: Real
+    """(E + 1,)"""
+    loadings: Real
+    """(E + 1, k)"""
+    covariance: Real
+    """(E + 1, k, k) of each item's loadings."""
+    bias_prior: float
+    """Variance of a bias before anything is known."""
+    prior: Real
+    """(k, k) covariance of an item's loadings before anything is known."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def rank(self) -> int:
+        return int(self.loadings.shape[1])
+
+
+def no_items(k: int) -> Items:
+    """Nothing has effects of its own."""
+    nothing = np.zeros(1)
+    return Items(
+        np.zeros(0, dtype=np.int64), nothing, nothing, np.zeros((1, k)), np.zeros((1, k, k)), 0.0, np.zeros((k, k))
+    )
+
+
+def turned(items: Items, A: Real) -> Items:
+    """The same effects with loadings A for loadings, A (k, k)."""
+    return Items(
+        items.ids,
+        items.bias,
+        items.bias_variance,
+        items.loadings @ A,
+        np.ascontiguousarray(A.T @ items.covariance @ A),
+        items.bias_prior,
+        A.T @ items.prior @ A,
+    )
+
+
+def content_ids(X: Real) -> Int:
+    """(M,) ids of rows by what they hold, for items that have no name: equal rows are one item."""
+    bits = np.ascontiguousarray(X + 0.0, dtype=np.float64).view(np.uint64)
+    odd = np.random.default_rng(0).integers(0, 2**63, size=bits.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    mixed = (bits ^ (bits >> np.uint64(29))) * odd
+    total = (mixed ^ (mixed >> np.uint64(32))).sum(axis=1, dtype=np.uint64)
+    return np.asarray((total >> np.uint64(1)).astype(np.int64))
