@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from app.api import Services, build_application
 from app.console import router as console
 from app.encoders import encoder_for, probe_dim
+from app.learning import prepare
 from app.observability import HttpMetrics, configure_logging
 from app.serving import ServingRuntime
 from app.settings import Settings
@@ -54,6 +55,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         db = Database(url, pool_size=settings.database_pool_size)
         stack.push_async_callback(db.dispose)
         await require_current_schema(db)
+        await anyio.to_thread.run_sync(prepare)
         api_key = _revealed(settings.embeddings_api_key)
         encode_for = partial(encoder_for, api_key=api_key)
         runtime = ServingRuntime(

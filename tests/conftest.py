@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from app.learning import prepare
 from app.store import Database, EmbeddedPostgres
 from tests.support.postgres import NOT_DURABLE, migrated_database, second_server
 
@@ -27,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if _DIRECTORY not in os.environ:
         os.environ[_DIRECTORY] = tempfile.mkdtemp(prefix="psharelora-tests-")
+        # Several processes share the cores: idle threads that spin would take them from each other.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        prepare()  # once, before several processes would compile the same at the same time
         config.add_cleanup(_remove_directory)
 
 

@@ -9,6 +9,7 @@ from app.learning.fitting import FitProgress, fit
 from app.learning.items import NO_IDENTITY
 from app.learning.metrics import Metrics, evaluate_predictions
 from app.learning.model import Model, ReferenceItem, fold_in, fold_in_users
+from app.learning.preparation import prepare
 from app.learning.queries import InformativePair, most_informative_pairs
 from app.learning.subspace import principal_angle_distance
 
@@ -31,5 +32,6 @@ __all__ = [
     "fold_in",
     "fold_in_users",
     "most_informative_pairs",
+    "prepare",
     "principal_angle_distance",
 ]

@@ -168,8 +168,8 @@ class Offsets:
 
     P: Real
     own: Real
-    C: Real
-    """(E + 1, k, k) the items' covariances; nothing without items."""
+    C: NDArray[np.float32]
+    """(E + 1, k (k + 1) / 2) lower triangles of the items' covariances; nothing without items."""
     mean: Real
     """(n,) scores under Theta_0 and the items' biases."""
     variance: Real
@@ -183,7 +183,10 @@ def offsets(design: Design, shared: Shared) -> Offsets:
     if design.n_items:
         doubt = items.bias_variance[design.item]
         kernels.over(design.n, lambda i, j: kernels.row_sums(i, j, design.indptr, design.rows, doubt, variance))
-    C = writable(items.covariance) if design.n_items else np.zeros((0, shared.k, shared.k))
+    lower = np.tril_indices(shared.k)
+    C = np.zeros((0, len(lower[0])), np.float32)
+    if design.n_items:
+        C = np.ascontiguousarray(items.covariance[:, *lower], dtype=np.float32)
     return Offsets(P, own, C, design.scores(shared.Theta_0, items.bias), variance)
 
 

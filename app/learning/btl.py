@@ -14,6 +14,11 @@ from app.learning.conjugate import Pair, conjugate_gradients
 from app.learning.design import Design
 from app.learning.preconditioner import RIDGE_BOUNDS, column_inverses
 
+GRAM_COMPARISONS = 20_000
+"""Comparisons that stand for all in the Newton systems' preconditioner."""
+EVIDENCE_COMPARISONS = 200_000
+"""Comparisons that stand for all in the ridge's estimate."""
+
 
 def global_loss(design: Design, Theta: Real, ridge: Real) -> tuple[float, Real]:
     """The penalised loss in nats and its gradient (d1, d2)."""
@@ -60,7 +65,7 @@ def fit_global(
 
 def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real) -> Real:
     w = design.weight * curvature(design.scores(Theta))
-    inverses = column_inverses(design.grams(w), ridge)
+    inverses = column_inverses(design.grams(w, at_most=GRAM_COMPARISONS), ridge)
     nothing = np.zeros((design.d1, 0))
 
     def operator(pair: Pair) -> Pair:
@@ -73,18 +78,27 @@ def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real) -> Re
 
 
 def fit_global_with_ridge(
-    design: Design, *, rounds: int = 8, start: tuple[Real, Real] | None = None
+    design: Design, *, rounds: int = 8, tolerance: float = 1e-9, start: tuple[Real, Real] | None = None
 ) -> tuple[Real, Real]:
-    """(Theta (d1, d2), ridge (d2,)) at the maximum of the approximate evidence."""
+    """(Theta (d1, d2), ridge (d2,)) at the maximum of the approximate evidence.
+
+    Parameters
+    ----------
+    rounds
+        Most updates of the ridge.
+    tolerance
+        As of `fit_global`.
+    """
     Theta, ridge = (np.zeros((design.d1, design.d2)), np.ones(design.d2)) if start is None else start
     for _ in range(rounds):
-        Theta = fit_global(design, ridge, start=Theta, tolerance=1e-6)
+        Theta = fit_global(design, ridge, start=Theta, tolerance=max(tolerance, 1e-6))
         w = design.weight * curvature(design.scores(Theta))
-        eigenvalues = np.maximum(np.linalg.eigvalsh(design.grams(w)), 0.0)
+        grams = design.grams(w, at_most=EVIDENCE_COMPARISONS)
+        eigenvalues = np.maximum(np.linalg.eigvalsh(grams), 0.0)
         gamma = (eigenvalues / (eigenvalues + ridge[:, None])).sum(axis=1)
         new = np.clip(gamma / np.maximum((Theta**2).sum(axis=0), 1e-12), *RIDGE_BOUNDS)
         settled = bool(np.allclose(new, ridge, rtol=0.05))
         ridge = new
         if settled:
             break
-    return fit_global(design, ridge, start=Theta), ridge
+    return fit_global(design, ridge, start=Theta, tolerance=tolerance), ridge

@@ -192,6 +192,11 @@ class Comparisons:
         kept = self.subset(position[self.user] >= 0)
         return replace(kept, user=position[kept.user], n_users=len(wanted))
 
+    def thinned(self, at_most: int) -> "Comparisons":
+        """The comparisons of evenly spaced users, about `at_most` of them; all where there are no more than that."""
+        stride = -(-len(self) // at_most)
+        return self if stride <= 1 else self.of_users(np.arange(0, self.n_users, stride))
+
 
 def _default_ones(values: ArrayLike | None, n: int) -> Real:
     return np.ones(n) if values is None else real(values)

@@ -185,6 +185,31 @@ class Design:
         kernels.dense(np.asarray(index, dtype=np.int64), *self.terms, self.X, self.Y, out)
         return out
 
+    def thinned(self, stride: int) -> "Design":
+        """The comparisons of every stride-th user, who become users 0, 1, 2, ..."""
+        if stride == 1:
+            return self
+        users = np.arange(0, self.n_users, stride)
+        counts = self.counts()[users]
+        pointers = np.concatenate([[0], np.cumsum(counts)])
+        index = np.repeat(self.pointers[users] - pointers[:-1], counts) + np.arange(pointers[-1])
+        lengths = np.diff(self.indptr)[index]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        terms = np.repeat(self.indptr[index] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        return replace(
+            self,
+            indptr=indptr,
+            rows=self.rows[terms],
+            cols=self.cols[terms] if self.d2 > 1 else self.cols,
+            signs=self.signs[terms],
+            pointers=pointers,
+            user=np.repeat(np.arange(len(users)), counts),
+            n_users=len(users),
+            label=self.label[index],
+            weight=self.weight[index],
+            order=self.order[index],
+        )
+
     def answered(self, label: Real, weight: Real) -> "Design":
         """The same questions with other answers and weights."""
         return replace(self, label=label, weight=weight)

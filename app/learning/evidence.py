@@ -3,7 +3,7 @@
 The adapters are random effects, vec(W_i) ~ N(0, T) with T = R (x) S, and R alone where d2 = 1. So are the items' biases
 and loadings (app.learning.items). Their posteriors are Gaussian and independent of each other, adapters user by user,
 effects item by item. One pass is
-- E: the posterior of every adapter, one tightening of the bound. An uncertain item says less: its loadings'
+- E: the posterior of every adapter, two tightenings of the bound. An uncertain item says less: its loadings'
   covariances C add to the information, z z^T + C_chosen + C_rejected, which is what keeps many dimensions safe;
 - parameter expansion: the adapters' mean moves into Theta_0 and the biases, their second moment into T;
 - M: weighted least squares for (Theta_0, biases, B, loadings) under E[vec(W) vec(W)^T], by truncated conjugate
@@ -35,19 +35,29 @@ from app.learning.preconditioner import RIDGE_BOUNDS, BlockPreconditioner
 
 INITIAL_SPREAD = 0.5
 """Prior variance of an adapter's entries before the first pass, in squared log-odds."""
-INITIAL_BIAS_VARIANCE = 0.1
+INITIAL_BIAS_VARIANCE = 1.0
 INITIAL_LOADING_VARIANCE = 0.05
 """Of an item's own loading, relative to a direction of the features."""
 SMALLEST_VARIANCE = 1e-8
 """Floor of T's eigenvalues: a direction below it is switched off, and the solves stay finite."""
 SMALLEST_SPREAD = 1e-4
 """Floor of the adapters' spread, in log-odds, along a direction that nobody needs any more."""
-SMALLEST_EFFECT = 1e-6
+SMALLEST_EFFECT = 1e-5
 """Floor of the variance of items' biases and loadings."""
+SMALLEST_SHARE = 0.05
+"""Floor of what the data determine of an item's effect, in the step of its prior."""
+LARGEST_STEP = 2.0
+"""Of a prior variance's logarithm in one pass."""
 GRAM_COMPARISONS = 50_000
 """Comparisons that stand for all in the preconditioner and in the ridge's estimate."""
 FRESH_GRAMS = (1, 3, 10, 30)
 """Passes at which the Gram matrices are formed anew."""
+
+FIRST_TIGHTENINGS = 5
+TIGHTENINGS = 2
+"""Of the bound in a pass, the first one and all others: a second costs a third of the first, and halves the passes."""
+SLOWEST = 0.95
+"""Largest ratio of successive gains that the estimate of what is left believes."""
 
 Unknowns = tuple[Real, Real, Real, Real]
 """Theta_0 (d1, d2), biases (E + 1,), B (d1, k), loadings (E + 1, k), or changes of them."""
@@ -112,30 +122,47 @@ def maximise_evidence(
     tolerance: float,
     report: Callable[[int, float], None] | None = None,
 ) -> tuple[Shared, Ending]:
-    """Passes until the bound's relative change falls below `tolerance` twice running, or `max_passes`."""
+    """Passes until what is left to gain falls below `tolerance` of the bound, or `max_passes`.
+
+    What is left is told from the last two gains, as of a geometric series.
+    """
     tilt = np.abs(design.scores(start.Theta_0, start.items.bias)) + 0.5
-    shared, before, still, grams = _balanced(start), -np.inf, 0, None
+    shared, before, gain, grams = _balanced(start), -np.inf, np.inf, None
     for passes in range(1, max_passes + 1):
-        step = evidence_pass(design, shared, tilt, grams=None if passes in FRESH_GRAMS else grams)
+        step = evidence_pass(
+            design,
+            shared,
+            tilt,
+            grams=None if passes in FRESH_GRAMS else grams,
+            tightenings=FIRST_TIGHTENINGS if passes == 1 else TIGHTENINGS,
+        )
         if report is not None:
             report(passes, step.bound)
-        still = still + 1 if abs(step.bound - before) <= tolerance * abs(step.bound) else 0
-        if still == 2 and passes > 3:
-            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=step.bound)
+        shared, tilt, grams = step.shared, step.tilt, step.grams
+        last, gain, before = gain, step.bound - before, step.bound
+        ratio = min(gain / last, SLOWEST) if gain > 0 and last < np.inf and last > 0 else 0.0
+        if passes > 3 and max(abs(gain), gain * ratio / (1 - ratio)) <= tolerance * abs(before):
+            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=before)
             return orthonormalised(shared), ending
-        shared, tilt, before, grams = step.shared, step.tilt, step.bound, step.grams
     ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=before)
     return orthonormalised(shared), ending
 
 
 def evidence_pass(
-    design: Design, shared: Shared, tilt: Real, *, grams: Real | None = None, learn_ridge: bool = True
+    design: Design,
+    shared: Shared,
+    tilt: Real,
+    *,
+    grams: Real | None = None,
+    learn_priors: bool = True,
+    tightenings: int = TIGHTENINGS,
 ) -> Pass:
     """One E step, expansion, M step, update of the priors and return to the gauge.
 
-    With a fixed ridge no pass lowers the bound; MacKay's fixed point, which learns it, is no ascent step.
+    With fixed priors of Theta_0 and the items no pass lowers the bound; the fixed points that learn them are no ascent
+    steps.
     """
-    solution = posterior(design, shared, tilt=tilt, iterations=1)
+    solution = posterior(design, shared, tilt=tilt, iterations=tightenings)
     bound = evidence_bound(design, shared, solution)
     w = design.weight * bound_weights(solution.tilt)
     if grams is None:
@@ -143,10 +170,11 @@ def evidence_pass(
     expanded, means = _absorb(design, shared, solution)
     solution = replace(solution, means=means)
     information, loaded = row_information(design, solution, w, shared.k)
-    ready = with_item_posteriors(expanded, information, loaded)
+    # The prior's step takes the posteriors of the pass before, which belong to the prior as it is.
+    ready = with_item_priors(expanded) if learn_priors and expanded.items.bias_variance[0] > 0 else expanded
+    ready = with_item_posteriors(ready, information, loaded)
     moved = weighted_least_squares(design, ready, solution, w, grams)
-    moved = with_item_priors(moved)
-    if learn_ridge:
+    if learn_priors:
         moved = with_ridge(moved, grams)
     return Pass(_balanced(moved), solution.tilt, bound, grams)
 
@@ -267,10 +295,10 @@ def row_information(design: Design, solution: Solution, w: Real, k: int) -> tupl
         return np.zeros(0), np.zeros((0, k, k))
     if k == 0:
         return design.of_items(design.row_weights(w)), np.zeros((design.n_items, 0, 0))
-    M = len(design.X)
+    M, (row, column) = len(design.X), np.tril_indices(k)
 
     def work(first: int, last: int) -> tuple[Real, Real]:
-        h, J = np.zeros(M), np.zeros((M, k, k))
+        h, J = np.zeros(M), np.zeros((M, len(row)))
         kernels.row_information(
             first,
             last,
@@ -287,8 +315,10 @@ def row_information(design: Design, solution: Solution, w: Real, k: int) -> tupl
         return h, J
 
     parts = kernels.over_users(design.pointers, work)
-    h, J = sum(part[0] for part in parts), sum(part[1] for part in parts)
-    return design.of_items(np.asarray(h)), design.of_items(np.asarray(J).reshape(M, k * k)).reshape(-1, k, k)
+    h, J = sum(part[0] for part in parts), design.of_items(np.asarray(sum(part[1] for part in parts)))
+    loaded = np.empty((design.n_items, k, k))
+    loaded[:, row, column] = loaded[:, column, row] = J
+    return design.of_items(np.asarray(h)), loaded
 
 
 def with_item_posteriors(shared: Shared, information: Real, loaded: Real) -> Shared:
@@ -318,20 +348,54 @@ def with_ridge(shared: Shared, grams: Real) -> Shared:
 
 
 def with_item_priors(shared: Shared) -> Shared:
-    """The priors of the items' effects: their second moments."""
-    items, E = shared.items, len(shared.items)
+    """The priors of the items' effects, towards the second moments of their posteriors: see `variance_step`."""
+    items, E, k = shared.items, len(shared.items), shared.k
     if not E:
         return shared
-    bias_prior = max(float((items.bias[:-1] ** 2 + items.bias_variance[:-1]).mean()), SMALLEST_EFFECT)
-    prior = items.prior
-    if shared.k:
-        loadings = items.loadings[:-1]
-        prior = (loadings.T @ loadings + items.covariance[:-1].sum(axis=0)) / E
-        prior = floored(prior, SMALLEST_EFFECT)
+    bias = variance_step(
+        np.array([[items.bias_prior]]), items.bias[:-1, None], np.array([[items.bias_variance[:-1].sum()]])
+    )
+    loadings = variance_step(items.prior, items.loadings[:-1], items.covariance[:-1].sum(axis=0)) if k else items.prior
     bias_variance, covariance = items.bias_variance.copy(), items.covariance.copy()
-    bias_variance[-1], covariance[-1] = bias_prior, prior
-    own = replace(items, bias_prior=bias_prior, prior=prior, bias_variance=bias_variance, covariance=covariance)
+    bias_variance[-1], covariance[-1] = bias[0, 0], loadings
+    own = replace(
+        items, bias_prior=float(bias[0, 0]), prior=loadings, bias_variance=bias_variance, covariance=covariance
+    )
     return replace(shared, items=own)
+
+
+def variance_step(prior: Real, means: Real, covariances: Real) -> Real:
+    """A step of the prior covariance (q, q) of E effects towards its own posterior second moment.
+
+    EM sets it to that moment, M + C with M the means' and C the average posterior covariance, and then needs thousands
+    of passes to see that an effect is nothing: both shrink with the prior. Whitened by the prior, G = I - C is the
+    share of an effect that the data determine; MacKay's update is G^-1/2 M G^-1/2. Its logarithm changes by about -G of
+    a change of the prior's, so that G^-1/2 log(.) G^-1/2 is Newton's step in logarithms; half of it is taken, because
+    items that are compared with each other change together.
+
+    Parameters
+    ----------
+    means
+        (E, q)
+    covariances
+        (q, q) the sum of the posterior covariances.
+    """
+    E = len(means)
+    root = _power(prior, 0.5)
+    back = np.linalg.inv(root)
+    M = symmetric(back @ (means.T @ means) @ back) / E
+    determined = floored(np.eye(len(prior)) - symmetric(back @ covariances @ back) / E, SMALLEST_SHARE)
+    half = _power(determined, -0.5)
+    values, vectors = np.linalg.eigh(symmetric(half @ M @ half))
+    logarithm = (vectors * np.log(np.maximum(values, 1e-300))) @ vectors.T
+    values, vectors = np.linalg.eigh(symmetric(half @ logarithm @ half))
+    step = (vectors * np.exp(np.clip(0.5 * values, -LARGEST_STEP, LARGEST_STEP))) @ vectors.T
+    return floored(root @ step @ root, SMALLEST_EFFECT)
+
+
+def _power(matrix: Real, power: float) -> Real:
+    values, vectors = np.linalg.eigh(symmetric(matrix))
+    return np.asarray((vectors * values**power) @ vectors.T)
 
 
 def weighted_least_squares(

@@ -1,6 +1,6 @@
 """Fitting a model: choose rank and dependence, estimate, bring into the gauge, calibrate, report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,6 +32,16 @@ TRIAL_TOLERANCE = 1e-4
 """Trials on held-out comparisons need less than a published fit."""
 REFIT_PASSES = 20
 """Passes of a bootstrap's refit."""
+COARSE_COMPARISONS = 60_000
+"""A larger fit begins on evenly spaced users with about so many comparisons, then on four times as many, ..."""
+COARSE_USERS = 500
+"""Fewest users to begin on."""
+COARSE_GROWTH = 4
+COARSE_TOLERANCE = 1e-4
+START_TOLERANCE = 1e-4
+"""Of the global fit that a start is taken from."""
+TRIAL_COMPARISONS = 200_000
+"""Comparisons, of evenly spaced users, that trials, calibration and diagnostics are content with."""
 SAME_SCALE = 1.5
 """A warm start's feature map is kept while no feature's spread changed by more than this factor."""
 
@@ -152,11 +162,15 @@ def fit(
         job.progress(FitProgress("fitting", 0.5 + 0.3 * passes / max_passes, passes, objective))
 
     shared, ending = _estimate(job, design, choice.rank, max_passes=max_passes, tolerance=tolerance, report=report)
-    shared = _in_gauge(job, design, shared)
-    model = _assemble(job, design, shared, ending, choice)
+    sample = design.thinned(-(-design.n // TRIAL_COMPARISONS))
+    shared = _in_gauge(job, sample, shared)
+    everybody = None
+    if choice.rank:
+        everybody = _estimate(job, design, 0, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=None)[0]
+    model = replace(_assemble(job, design, shared, ending, choice), everybody=everybody)
     if calibrate:
-        model = with_inflation(model, _inflation(job, design, model))
-    model = replace(model, diagnostics=_diagnostics(job, design, model, choice))
+        model = with_inflation(model, _inflation(job, sample, model))
+    model = replace(model, diagnostics=_diagnostics(job, design, sample, model, choice))
     job.progress(FitProgress("done", 1.0, ending.passes, ending.objective))
     return model
 
@@ -175,35 +189,47 @@ def _features(comparisons: Comparisons, warm_start: Model | None) -> FeatureMap:
 
 
 def _choose(job: _Job, rank: int | Literal["auto"]) -> Choice:
-    c = job.comparisons
+    c = job.comparisons.thinned(TRIAL_COMPARISONS)
     n_active = len(np.unique(c.user))
     if n_active < 2:
         return Choice(0, 0.0, (), "fewer than two users have comparisons, so there is nothing to share")
     if rank == 0:
         return Choice(0, 0.0, (), "rank 0 was asked for")
-    split = split_comparisons(c, job.rng)
+    splits = split_comparisons(c, job.rng)
     dimensions = job.features.d1 + len(job.item_ids(c))
     if rank != "auto":
         rank = min(rank, dimensions)
     ranks = rank_ladder(dimensions, job.features.d2, n_active) if rank == "auto" else (0, rank)
-    if not split.usable:
+    if not splits[0].usable:
         few = "there are too few comparisons to hold any out"
         return Choice(0 if rank == "auto" else rank, 0.0, (), few)
     begin = (4, 0.0) if job.warm_start is None else (job.warm_start.rank or 4, job.warm_start.dependence)
-    trials = _Trials(job, split, expected=len(ranks) + 3)
-    return choose(trials.run, ranks=ranks, start=begin)
+    trials = _Trials(job, c, splits, expected=len(ranks) + 3)
+    return choose(trials.run, ranks=ranks, start=begin, differ=rank == "auto" and _permutation_rank(job, c) > 0)
+
+
+def _permutation_rank(job: _Job, comparisons: Comparisons) -> int:
+    design = job.design(comparisons, 0.0)
+    Theta_0 = fit_global_with_ridge(design, tolerance=START_TOLERANCE)[0]
+    return rank_by_permutation(design, design.scores(Theta_0), job.rng)
 
 
 class _Trials:
-    """Fits on one side of the split, measured on the other."""
+    """Fits on one side of every split, measured on the other."""
 
-    def __init__(self, job: _Job, split: Split, *, expected: int) -> None:
-        self.job, self.expected, self.finished = job, expected, 0
-        self.fitted, self.held_out = job.comparisons.subset(split.fit), job.comparisons.subset(split.validate)
-        self.designs: dict[float, Design] = {}
+    def __init__(self, job: _Job, comparisons: Comparisons, splits: Sequence[Split], *, expected: int) -> None:
+        self.job, self.expected, self.finished = job, expected * len(splits), 0
+        self.parts = [(comparisons.subset(s.fit), comparisons.subset(s.validate)) for s in splits]
+        self.designs: dict[tuple[int, float], Design] = {}
 
     def run(self, rank: int, dependence: float) -> Trial:
-        job, design = self.job, self._design(dependence)
+        losses = [self._losses(number, rank, dependence) for number in range(len(self.parts))]
+        count = sum(len(held_out) for _, held_out in self.parts)
+        return Trial(rank, dependence, np.sum(losses, axis=0), count)
+
+    def _losses(self, number: int, rank: int, dependence: float) -> Real:
+        """(N,) summed held-out log-loss of each user."""
+        job, design, h = self.job, self._design(number, dependence), self.parts[number][1]
         shared, _ = _estimate(
             job, design, rank, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=self._report
         )
@@ -211,15 +237,14 @@ class _Trials:
         model = _bare_model(
             job, shared, solve_adapters(shared, design, job.estimator, tolerance=1e-4), design, dependence
         )
-        h = self.held_out
         p = np.clip(model.predict(h), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
         losses = -h.weight * (h.label * np.log(p) + (1 - h.label) * np.log1p(-p))
-        return Trial(rank, dependence, np.bincount(h.user, losses, minlength=h.n_users).astype(np.float64), len(h))
+        return np.asarray(np.bincount(h.user, losses, minlength=h.n_users), dtype=np.float64)
 
-    def _design(self, dependence: float) -> Design:
-        if dependence not in self.designs:
-            self.designs[dependence] = self.job.design(self.fitted, dependence)
-        return self.designs[dependence]
+    def _design(self, number: int, dependence: float) -> Design:
+        if (number, dependence) not in self.designs:
+            self.designs[number, dependence] = self.job.design(self.parts[number][0], dependence)
+        return self.designs[number, dependence]
 
     def _report(self, passes: int, objective: float) -> None:
         share = min(1.0, (self.finished + passes / TRIAL_PASSES) / self.expected)
@@ -246,13 +271,31 @@ def _estimate(
 def _begin(job: _Job, design: Design, rank: int) -> Shared:
     """The warm start where its coordinates and rank are still ours, else the start that was asked for."""
     warm = job.warm_start
-    if warm is not None and warm.features is job.features and warm.rank == rank and warm.estimator == job.estimator:
-        return evidence.continued(warm.shared, design.item_ids)
-    Theta_0, ridge = fit_global_with_ridge(design)
+    if warm is not None and warm.features is job.features and warm.estimator == job.estimator:
+        known = warm.shared if warm.rank == rank else warm.everybody if rank == 0 else None
+        if known is not None:
+            return evidence.continued(known, design.item_ids)
     if job.estimator == "mle":
+        Theta_0, ridge = fit_global_with_ridge(design, tolerance=START_TOLERANCE)
         return mle.starting_point(design, Theta_0, ridge, rank, job.start, job.rng)
-    B, loadings = spectral_start_with_items(design, design.scores(Theta_0), rank, job.rng)
-    return evidence.starting_point(Theta_0, B, ridge, design.item_ids, loadings)
+    strides = coarse_strides(design)
+    coarse = design.thinned(strides[0])
+    Theta_0, ridge = fit_global_with_ridge(coarse, tolerance=START_TOLERANCE)
+    B, loadings = spectral_start_with_items(coarse, coarse.scores(Theta_0), rank, job.rng)
+    shared = evidence.starting_point(Theta_0, B, ridge, design.item_ids, loadings)
+    for stride in strides[:-1]:
+        shared, _ = _maximise(job, design.thinned(stride), shared, TRIAL_PASSES, COARSE_TOLERANCE, None)
+    return shared
+
+
+def coarse_strides(design: Design) -> list[int]:
+    """Of users, descending to 1: what all share is nearly known from a few of them, so that few passes need all."""
+    strides = [1]
+    while design.n >= COARSE_GROWTH * strides[0] * COARSE_COMPARISONS and (
+        design.n_users >= COARSE_GROWTH * strides[0] * COARSE_USERS
+    ):
+        strides.insert(0, COARSE_GROWTH * strides[0])
+    return strides
 
 
 def _maximise(
@@ -318,8 +361,11 @@ def _fitted_scores(design: Design, shared: Shared, adapters: Adapters) -> Real:
     return predictive_moments(design, shared, adapters.means.reshape(N, p), adapters.covariances)[0]
 
 
-def _inflation(job: _Job, design: Design, model: Model) -> float:
-    """By the parametric bootstrap; where real comparisons were found not to be independent, errors are never shrunk."""
+def _inflation(job: _Job, sample: Design, model: Model) -> float:
+    """By the parametric bootstrap on a sample of the users, whose own errors are compared with those predicted.
+
+    Where real comparisons were found not to be independent, errors are never shrunk.
+    """
 
     def report(passes: int, objective: float) -> None:
         job.progress(FitProgress("calibrating", 0.9, passes, objective))
@@ -336,18 +382,24 @@ def _inflation(job: _Job, design: Design, model: Model) -> float:
         )
         return found, solve_adapters(found, relabelled, job.estimator, tolerance=1e-4)
 
+    adapters = solve_adapters(model.shared, sample, job.estimator, tolerance=1e-4)
+    error = shared_error(sample, model.shared, adapters, _fitted_scores(sample, model.shared, adapters))
     weight = model.effective_weight
-    inflation = bootstrap_inflation(design, model.shared, model.shared_error, refit, job.rng, effective_weight=weight)
+    inflation = bootstrap_inflation(sample, model.shared, error, refit, job.rng, effective_weight=weight)
     return inflation if model.dependence == 0.0 else max(1.0, inflation)
 
 
-def _diagnostics(job: _Job, design: Design, model: Model, choice: Choice) -> Diagnostics:
+def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice: Choice) -> Diagnostics:
+    """Statistics of residuals, and whether users differ, are those of the sample's users."""
     k, N = model.rank, int((design.counts() > 0).sum())
     sigma = singular_values(model.adapters.means)
     warm = job.warm_start
     comparable = warm is not None and warm.rank > 0 and k > 0 and warm.features.d1 == model.features.d1
-    scores = _fitted_scores(design, model.shared, model.adapters)
-    Theta_0 = fit_global_with_ridge(design, rounds=0, start=(model.Theta_0, model.shared.ridge))[0]
+    adapters = solve_adapters(model.shared, sample, job.estimator, tolerance=1e-4)
+    scores = _fitted_scores(sample, model.shared, adapters)
+    start = None if model.everybody is None else (model.everybody.Theta_0, model.everybody.ridge)
+    Theta_0 = fit_global_with_ridge(sample, tolerance=START_TOLERANCE, start=start)[0]
+    share = sample.n_users / design.n_users
     return Diagnostics(
         n_users=N,
         n_comparisons=design.n,
@@ -356,13 +408,13 @@ def _diagnostics(job: _Job, design: Design, model: Model, choice: Choice) -> Dia
         rank=k,
         singular_values=tuple(float(s) for s in sigma),
         nu=float(sigma[-1] ** 2 / N) if k else 0.0,
-        tail_energy=leftover_energy(design, scores, model.B),
+        tail_energy=leftover_energy(sample, scores, model.B) / share,
         log_bracketing=log_bracketing(design.d1, design.d2, k, N, design.n),
         ridge=tuple(float(v) for v in model.shared.ridge),
         effective_weight=model.effective_weight,
         dependence=model.dependence,
         inflation=model.inflation,
-        permutation_rank=rank_by_permutation(design, design.scores(Theta_0), job.rng) if N > 1 else None,
+        permutation_rank=rank_by_permutation(sample, sample.scores(Theta_0), job.rng) if N > 1 else None,
         distance_to_previous=principal_angle_distance(model.raw_subspace(), warm.raw_subspace())
         if warm and comparable
         else None,

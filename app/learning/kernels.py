@@ -10,8 +10,10 @@ with P = X B and `own` the items' own loadings. Without contexts (Y = [[1]]) the
 is empty.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +24,10 @@ Result = TypeVar("Result")
 
 CHUNKS = 4
 """Parts of a large pass; the same on every machine, so that sums are too."""
+FAST = {"reassoc", "nsz", "contract"}
+"""Sums may be taken in any order, so that they use vector instructions; not-a-number stays what it is."""
+ROWS = 256
+"""Comparisons of a user that are worked on together."""
 SMALL = 20_000
 """Terms below which threads cost more than they save."""
 
@@ -36,8 +42,13 @@ def over_users(pointers: NDArray[np.int64], work: Callable[[int, int], Result]) 
 def _concurrently(edges: list[int], work: Callable[[int, int], Result]) -> list[Result]:
     if len(edges) == 2:
         return [work(edges[0], edges[1])]
-    with ThreadPoolExecutor(CHUNKS) as pool:
-        return list(pool.map(work, edges[:-1], edges[1:]))
+    return list(_pool(os.getpid()).map(work, edges[:-1], edges[1:]))
+
+
+@cache
+def _pool(_process: int) -> ThreadPoolExecutor:
+    """Threads of this process, which no fork inherits."""
+    return ThreadPoolExecutor(CHUNKS, thread_name_prefix="learning")
 
 
 def over(n: int, work: Callable[[int, int], Result]) -> list[Result]:
@@ -52,31 +63,33 @@ def bound_weight(c: float) -> float:
 
 
 @njit(nogil=True, cache=True)
-def project(j, indptr, rows, cols, signs, P, own, Y, z):
-    """Z (k * d2) of comparison j."""
+def project(first, last, indptr, rows, cols, signs, P, own, Y, Z):
+    """Z[j - first] (k * d2) of the comparisons first <= j < last."""
     k, d2 = P.shape[1], Y.shape[1]
-    for q in range(k * d2):
-        z[q] = 0.0
-    for t in range(indptr[j], indptr[j + 1]):
-        s, row = signs[t], rows[t]
-        if d2 == 1:
-            for c in range(k):
-                z[c] += s * P[row, c]
-        else:
-            for c in range(k):
-                v = s * P[row, c]
-                for b in range(d2):
-                    z[c * d2 + b] += v * Y[cols[t], b]
-        if own.shape[0] > 0:
-            for c in range(k):
-                z[c * d2] += s * own[row, c]
+    for j in range(first, last):
+        i = j - first
+        for a in range(k * d2):
+            Z[i, a] = 0.0
+        for t in range(indptr[j], indptr[j + 1]):
+            s, row = signs[t], rows[t]
+            if d2 == 1:
+                for c in range(k):
+                    Z[i, c] += s * P[row, c]
+            else:
+                for c in range(k):
+                    v = s * P[row, c]
+                    for b in range(d2):
+                        Z[i, c * d2 + b] += v * Y[cols[t], b]
+            if own.shape[0] > 0:
+                for c in range(k):
+                    Z[i, c * d2] += s * own[row, c]
 
 
 @njit(nogil=True, cache=True)
 def projections(first, last, index, indptr, rows, cols, signs, P, own, Y, out):
     """out[i] = z of the comparisons index[i], first <= i < last."""
     for i in range(first, last):
-        project(index[i], indptr, rows, cols, signs, P, own, Y, out[i])
+        project(index[i], index[i] + 1, indptr, rows, cols, signs, P, own, Y, out[i : i + 1])
 
 
 @njit(nogil=True, cache=True)
@@ -91,7 +104,7 @@ def dense(index, indptr, rows, cols, signs, X, Y, out):
                         out[i, a, b] += v * X[rows[t], a]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=FAST)
 def inverse_and_log_determinant(A, V):
     """V = A^-1 of a symmetric positive definite A, of which the lower triangle is read and overwritten; log |V|."""
     p = A.shape[0]
@@ -124,76 +137,92 @@ def inverse_and_log_determinant(A, V):
 
 
 @njit(nogil=True, cache=True)
+def constant_moment(m, V, k, d2, second):
+    """Write E[W_0 W_0^T], packed, to `second` (k (k + 1) / 2,); W_0 is the adapter's constant column."""
+    i = 0
+    for a in range(k):
+        for b in range(a + 1):
+            v = V[a * d2, b * d2] + m[a * d2] * m[b * d2]
+            second[i] = v if a == b else 2.0 * v
+            i += 1
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
 def e_step(
     first, last, pointers, indptr, rows, cols, signs, P, own, Y, item, C, offset, offset_variance, kappa, weight,
     T, precision, iterations, tolerance, tilt, means, covariances, score_mean, score_variance, log_volume, steps, done,
 ):  # fmt: skip
-    """The posterior of every user's adapter, `iterations` times or until no mean moves by more than `tolerance`."""
-    p, k, d2 = T.shape[0], P.shape[1], Y.shape[1]
+    """The posterior of every user's adapter, `iterations` times or until no mean moves by more than `tolerance`.
+
+    C (E + 1, k (k + 1) / 2) are the items' covariances, lower triangles.
+    """
+    p, k, d2, q = T.shape[0], P.shape[1], Y.shape[1], C.shape[1]
     uncertain = len(C) > 0
     most = 0
     for u in range(first, last):
         most = max(most, pointers[u + 1] - pointers[u])
-    Z = np.empty((most, p))
-    A, V, second = np.empty((p, p)), np.empty((p, p)), np.empty((p, p))
+    Zs, Ws, pulls = np.empty((most, p)), np.empty((most, p)), np.empty(most)
+    A, V, second, added = np.empty((p, p)), np.empty((p, p)), np.empty(q), np.empty(q)
     m, right, log = np.zeros(p), np.empty(p), 0.0
     for u in range(first, last):
-        begin, end = pointers[u], pointers[u + 1]
-        if begin == end:
+        begin, count = pointers[u], pointers[u + 1] - pointers[u]
+        if count == 0:
             means[u] = 0.0
             covariances[u] = T
             log_volume[u] = np.nan
             done[u] = True
             continue
-        for j in range(begin, end):
-            project(j, indptr, rows, cols, signs, P, own, Y, Z[j - begin])
+        Z, W, pull = Zs[:count], Ws[:count], pulls[:count]
+        project(begin, begin + count, indptr, rows, cols, signs, P, own, Y, Z)
         m[:] = 0.0
         taken, settled = 0, False
         while taken < iterations and not settled:
-            A[:] = precision
-            right[:] = 0.0
-            for j in range(begin, end):
-                z, w = Z[j - begin], weight[j] * bound_weight(tilt[j])
-                pull = kappa[j] - w * offset[j]
+            added[:] = 0.0
+            for i in range(count):
+                j = begin + i
+                w = weight[j] * bound_weight(tilt[j])
+                pull[i] = kappa[j] - w * offset[j]
                 for a in range(p):
-                    right[a] += pull * z[a]
-                    wz = w * z[a]
-                    for b in range(a + 1):
-                        A[a, b] += wz * z[b]
+                    W[i, a] = w * Z[i, a]
                 if uncertain:
                     for t in range(indptr[j], indptr[j + 1]):
-                        i = item[rows[t]]
-                        for a in range(k):
-                            for b in range(a + 1):
-                                A[a * d2, b * d2] += w * C[i, a, b]
+                        row = item[rows[t]]
+                        for b in range(q):
+                            added[b] += w * C[row, b]
+            if p > 0:
+                np.dot(W.T, Z, A)
+                np.dot(pull, Z, right)
+            for a in range(p):
+                for b in range(a + 1):
+                    A[a, b] += precision[a, b]
+            if uncertain:
+                i = 0
+                for a in range(k):
+                    for b in range(a + 1):
+                        A[a * d2, b * d2] += added[i]
+                        i += 1
             log = inverse_and_log_determinant(A, V)
             change = 0.0
             for a in range(p):
-                total = 0.0
+                new = 0.0
                 for b in range(p):
-                    total += V[a, b] * right[b]
-                change = max(change, abs(total - m[a]))
-                A[a, 0] = total
-            for a in range(p):
-                m[a] = A[a, 0]
-            for a in range(p):
-                for b in range(p):
-                    second[a, b] = V[a, b] + m[a] * m[b]
-            for j in range(begin, end):
-                z = Z[j - begin]
+                    new += V[a, b] * right[b]
+                change = max(change, abs(new - m[a]))
+                m[a] = new
+            constant_moment(m, V, k, d2, second)
+            if p > 0:
+                np.dot(Z, V, W)
+            for i in range(count):
+                j = begin + i
                 mean, variance = offset[j], offset_variance[j]
                 for a in range(p):
-                    mean += z[a] * m[a]
-                    total = 0.0
-                    for b in range(a):
-                        total += V[a, b] * z[b]
-                    variance += z[a] * (2.0 * total + V[a, a] * z[a])
+                    mean += Z[i, a] * m[a]
+                    variance += Z[i, a] * W[i, a]
                 if uncertain:
                     for t in range(indptr[j], indptr[j + 1]):
-                        i = item[rows[t]]
-                        for a in range(k):
-                            for b in range(k):
-                                variance += C[i, a, b] * second[a * d2, b * d2]
+                        row = item[rows[t]]
+                        for b in range(q):
+                            variance += C[row, b] * second[b]
                 score_mean[j], score_variance[j] = mean, variance
                 tilt[j] = np.sqrt(mean * mean + variance)
             taken += 1
@@ -205,30 +234,31 @@ def e_step(
         done[u] = settled
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=FAST)
 def predictive_moments(
     first, last, pointers, indptr, rows, cols, signs, P, own, Y, item, C, offset, offset_variance,
     means, covariances, score_mean, score_variance,
 ):  # fmt: skip
     """Mean and variance of every comparison's score under the users' posteriors."""
-    k, d2 = P.shape[1], Y.shape[1]
-    p = k * d2
-    z = np.empty(p)
+    p, k, d2, q = means.shape[1], P.shape[1], Y.shape[1], C.shape[1]
+    Z, second = np.empty((1, p)), np.empty(q)
     for u in range(first, last):
-        m, V = means[u], covariances[u]
+        if len(C) > 0:
+            constant_moment(means[u], covariances[u], k, d2, second)
         for j in range(pointers[u], pointers[u + 1]):
-            project(j, indptr, rows, cols, signs, P, own, Y, z)
+            project(j, j + 1, indptr, rows, cols, signs, P, own, Y, Z)
             mean, variance = offset[j], offset_variance[j]
             for a in range(p):
-                mean += z[a] * m[a]
+                mean += Z[0, a] * means[u, a]
+                row_sum = 0.0
                 for b in range(p):
-                    variance += z[a] * V[a, b] * z[b]
+                    row_sum += covariances[u, a, b] * Z[0, b]
+                variance += row_sum * Z[0, a]
             if len(C) > 0:
                 for t in range(indptr[j], indptr[j + 1]):
-                    i = item[rows[t]]
-                    for a in range(k):
-                        for b in range(k):
-                            variance += C[i, a, b] * (V[a * d2, b * d2] + m[a * d2] * m[b * d2])
+                    row = item[rows[t]]
+                    for b in range(q):
+                        variance += C[row, b] * second[b]
             score_mean[j], score_variance[j] = mean, variance
 
 
@@ -296,7 +326,7 @@ def recurrences(first, last, pointers, indptr, key, out):
             out[j] = total / max(indptr[j + 1] - indptr[j], 1)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=FAST)
 def normal_product(
     first, last, pointers, indptr, rows, cols, signs, P, own, apart, Y, offset, w, kappa, means, covariances, G, H,
 ):  # fmt: skip
@@ -309,49 +339,56 @@ def normal_product(
     """
     k, d2 = P.shape[1], Y.shape[1]
     p = k * d2
-    z, R = np.empty(p), np.empty(p)
+    most = 0
     for u in range(first, last):
-        m, V = means[u], covariances[u]
-        for j in range(pointers[u], pointers[u + 1]):
-            project(j, indptr, rows, cols, signs, P, own, Y, z)
-            score = offset[j]
-            for a in range(p):
-                score += z[a] * m[a]
-            r = w[j] * score - (kappa[j] if len(kappa) > 0 else 0.0)
-            for a in range(p):
-                total = 0.0
-                for b in range(p):
-                    total += V[a, b] * z[b]
-                R[a] = r * m[a] + w[j] * total
-            for t in range(indptr[j], indptr[j + 1]):
-                s, row = signs[t], rows[t]
-                if d2 == 1:
-                    G[row, 0] += s * r
-                    for c in range(k):
-                        H[row, c] += s * R[c]
-                else:
-                    for b in range(d2):
-                        G[row, b] += s * r * Y[cols[t], b]
+        most = max(most, pointers[u + 1] - pointers[u])
+    most = min(most, ROWS)
+    Zs, Rs = np.empty((most, p)), np.empty((most, p))
+    for u in range(first, last):
+        for begin in range(pointers[u], pointers[u + 1], ROWS):
+            count = min(ROWS, pointers[u + 1] - begin)
+            Z, R = Zs[:count], Rs[:count]
+            project(begin, begin + count, indptr, rows, cols, signs, P, own, Y, Z)
+            if p > 0:
+                np.dot(Z, covariances[u], R)
+            for i in range(count):
+                j = begin + i
+                score = offset[j]
+                for a in range(p):
+                    score += Z[i, a] * means[u, a]
+                r = w[j] * score - (kappa[j] if len(kappa) > 0 else 0.0)
+                for a in range(p):
+                    R[i, a] = r * means[u, a] + w[j] * R[i, a]
+                for t in range(indptr[j], indptr[j + 1]):
+                    s, row = signs[t], rows[t]
+                    if d2 == 1:
+                        G[row, 0] += s * r
                         for c in range(k):
-                            H[row, c] += s * R[c * d2 + b] * Y[cols[t], b]
-                if apart:
-                    G[row, d2] += s * r
-                    for c in range(k):
-                        H[row, k + c] += s * R[c * d2]
+                            H[row, c] += s * R[i, c]
+                    else:
+                        for b in range(d2):
+                            G[row, b] += s * r * Y[cols[t], b]
+                            for c in range(k):
+                                H[row, c] += s * R[i, c * d2 + b] * Y[cols[t], b]
+                    if apart:
+                        G[row, d2] += s * r
+                        for c in range(k):
+                            H[row, k + c] += s * R[i, c * d2]
 
 
 @njit(nogil=True, cache=True)
 def row_information(first, last, pointers, indptr, rows, w, d2, means, covariances, h, J):
-    """h[row] += w_j and J[row] += w_j E[W_0 W_0^T], W_0 the constant column of the user's adapter."""
-    k = J.shape[1]
-    second = np.empty((k, k))
+    """h[row] += w_j and J[row] += w_j E[W_0 W_0^T] (lower triangle), W_0 the constant column of the user's adapter."""
+    k = means.shape[1] // d2
+    second = np.empty(J.shape[1])
     for u in range(first, last):
+        i = 0
         for a in range(k):
-            for b in range(k):
-                second[a, b] = covariances[u, a * d2, b * d2] + means[u, a * d2] * means[u, b * d2]
+            for b in range(a + 1):
+                second[i] = covariances[u, a * d2, b * d2] + means[u, a * d2] * means[u, b * d2]
+                i += 1
         for j in range(pointers[u], pointers[u + 1]):
             for t in range(indptr[j], indptr[j + 1]):
                 h[rows[t]] += w[j]
-                for a in range(k):
-                    for b in range(k):
-                        J[rows[t], a, b] += w[j] * second[a, b]
+                for i in range(len(second)):
+                    J[rows[t], i] += w[j] * second[i]

@@ -57,6 +57,8 @@ class Model:
     ending: Ending
     diagnostics: Diagnostics | None
     """None in a model read back: the store keeps them beside the arrays."""
+    everybody: Shared | None = None
+    """The rank 0 fit, which predicts for users nobody has heard of; none where this model is it."""
 
     @property
     def Theta_0(self) -> Real:
@@ -210,20 +212,24 @@ class Model:
     def predict(self, comparisons: Comparisons, adapters: Adapters | Sequence[Adapter] | None = None) -> Real:
         """(n,) probabilities that `chosen` is preferred, the adapter's uncertainty integrated out.
 
+        For a user without comparisons they are those of `everybody`: users are not spread as a normal distribution
+        is, so that the average over T would promise less than the model for everybody keeps.
+
         Parameters
         ----------
         adapters
             Those that `comparisons.user` points into; by default the fit's own.
         """
         design = self.design(comparisons)
-        means, covariances = _stacked(self.adapters if adapters is None else adapters)
+        means, covariances, heard = _stacked(self.adapters if adapters is None else adapters)
         user = design.user
         if design.n and user[-1] >= len(means):
             raise InvalidComparisonsError(f"user {user[-1]} has no adapter; there are {len(means)}.")
-        p = len(self.T)
-        mean, variance = predictive_moments(
-            design, self.shared, means.reshape(len(means), p), covariances.reshape(len(means), p, p)
-        )
+        N, p = len(means), len(self.T)
+        mean, variance = predictive_moments(design, self.shared, means.reshape(N, p), covariances.reshape(N, p, p))
+        if self.everybody is not None and not heard.all():
+            alone = predictive_moments(design, self.everybody, np.zeros((N, 0)), np.zeros((N, 0, 0)))
+            mean, variance = (np.where(heard[user], a, b) for a, b in zip((mean, variance), alone, strict=True))
         out = np.empty(design.n)
         out[design.order] = expected_probability(mean, variance)
         return out
@@ -253,6 +259,7 @@ class Model:
             "ridge": s.ridge,
             "item_ids": s.items.ids,
             **{f"item_{name}": np.asarray(getattr(s.items, name)) for name in ITEM_ARRAYS},
+            **_everybody_arrays(self.everybody),
             "shared_error": self.shared_error,
             "dependence": np.array(self.dependence),
             "scalars": np.array(
@@ -295,7 +302,34 @@ class Model:
             inflation=inflation,
             ending=Ending(bool(converged), passes, reason, objective),
             diagnostics=None,
+            everybody=_everybody_from(arrays, items),
         )
+
+
+def _everybody_arrays(everybody: Shared | None) -> dict[str, NDArray[np.generic]]:
+    if everybody is None:
+        return {}
+    items = everybody.items
+    return {
+        "everybody_theta": everybody.Theta_0,
+        "everybody_ridge": everybody.ridge,
+        "everybody_bias": items.bias,
+        "everybody_bias_variance": items.bias_variance,
+        "everybody_bias_prior": np.array(items.bias_prior),
+    }
+
+
+def _everybody_from(arrays: Mapping[str, NDArray[np.generic]], items: Items) -> Shared | None:
+    if "everybody_theta" not in arrays:
+        return None
+    Theta, ridge, bias, variance, prior = (
+        real(np.asarray(arrays[f"everybody_{name}"], dtype=np.float64))
+        for name in ("theta", "ridge", "bias", "bias_variance", "bias_prior")
+    )
+    own = replace(no_items(0), ids=items.ids, bias=bias, bias_variance=variance, bias_prior=float(prior))
+    E = len(items)
+    own = replace(own, loadings=np.zeros((E + 1, 0)), covariance=np.zeros((E + 1, 0, 0)))
+    return Shared(Theta, np.zeros((len(Theta), 0)), np.zeros((0, 0)), ridge, own)
 
 
 def _items_from(arrays: Mapping[str, NDArray[np.generic]]) -> Items:
@@ -379,8 +413,9 @@ def compressed(factor: Real) -> Real:
     return np.ascontiguousarray(np.linalg.qr(factor.T)[1].T)
 
 
-def _stacked(adapters: Adapters | Sequence[Adapter]) -> tuple[Real, Real]:
-    """(N, k, d2) means and (N, p, p) covariances."""
+def _stacked(adapters: Adapters | Sequence[Adapter]) -> tuple[Real, Real, NDArray[np.bool_]]:
+    """(N, k, d2) means, (N, p, p) covariances and (N,) whether there are comparisons."""
     if isinstance(adapters, Adapters):
-        return adapters.means, adapters.covariances
-    return np.stack([a.mean for a in adapters]), np.stack([a.covariance for a in adapters])
+        return adapters.means, adapters.covariances, adapters.n_comparisons > 0
+    heard = np.array([a.n_comparisons > 0 for a in adapters])
+    return np.stack([a.mean for a in adapters]), np.stack([a.covariance for a in adapters]), heard

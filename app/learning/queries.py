@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from app.learning.adapters import Adapter
-from app.learning.arrays import Int, Real, curvature
+from app.learning.arrays import Int, Real, curvature, integers
 from app.learning.model import Model, expected_probability
 
 POOL = 4000
@@ -37,6 +37,7 @@ def most_informative_pairs(
     n: int,
     *,
     asked: Iterable[tuple[int, int]] = (),
+    among: ArrayLike | None = None,
     context: Real | None = None,
     item_ids: ArrayLike | None = None,
     rng: np.random.Generator,
@@ -50,12 +51,14 @@ def most_informative_pairs(
         (m, d1) raw features.
     asked
         Pairs of rows in either order that the user has answered already.
+    among
+        (c, 2) the pairs that may be asked; all pairs by default, or `pool` of them where there are more.
     context
         (c,) raw features in which the questions are asked.
     item_ids
         (m,) as in `Comparisons.from_pairs`.
     """
-    pairs = _candidates(len(items), asked, pool, rng)
+    pairs = _candidates(len(items), None if among is None else integers(among), asked, pool, rng)
     belief, Z = model.projected_rewards(adapter, items, context, item_ids=item_ids)
     mean = belief[pairs[:, 0]] - belief[pairs[:, 1]]
     Z = Z[pairs[:, 0]] - Z[pairs[:, 1]]
@@ -74,9 +77,13 @@ def most_informative_pairs(
     return chosen
 
 
-def _candidates(m: int, asked: Iterable[tuple[int, int]], pool: int, rng: np.random.Generator) -> Int:
+def _candidates(
+    m: int, among: Int | None, asked: Iterable[tuple[int, int]], pool: int, rng: np.random.Generator
+) -> Int:
     """(at most pool, 2) distinct pairs first < second, none of those asked."""
-    if m * (m - 1) // 2 <= pool:
+    if among is not None:
+        pairs = np.unique(np.sort(among.reshape(-1, 2), axis=1), axis=0)
+    elif m * (m - 1) // 2 <= pool:
         pairs = np.column_stack(np.triu_indices(m, 1))
     else:
         drawn = rng.integers(0, m, size=(2 * pool, 2))

@@ -20,8 +20,8 @@ from app.learning.comparisons import Comparisons
 
 HELD_OUT_SHARE = 0.25
 """Share of groups held out."""
-HELD_OUT_ITEMS = 0.35
-"""Share of a user's items held out: 12% of the comparisons validate, 42% fit."""
+HELD_OUT_ITEMS = 0.25
+"""Share of a user's items held out: 6% of the comparisons validate, 56% fit."""
 DEPENDENCES = (0.0, 0.03, 0.1, 0.3, 1.0)
 """Tried, from independent comparisons to an option's recurring ones counting as one."""
 RANKS = (1, 2, 4, 8, 16)
@@ -34,8 +34,13 @@ PERSONAL_GAIN = 5e-4
 """Nats a comparison below which one model for everybody is served, however sure the gain."""
 SURE = 2.0
 """Standard errors that the gain over one model for everybody must exceed."""
+SURE_OF_DIFFERENCES = 0.5
+"""The same where the permutation test has found that users differ, so that only the size of the gain is in doubt."""
 SMALLEST_GAIN = 2e-4
 """Nats a comparison below which a higher rank is not worth its computation."""
+ENOUGH_HELD_OUT = 15_000
+"""Held-out comparisons that several splits are drawn for."""
+MOST_SPLITS = 4
 MIN_HELD_OUT = 20
 """With fewer held-out comparisons, nothing can be chosen."""
 
@@ -73,7 +78,14 @@ class Choice:
     reason: str
 
 
-def split_comparisons(comparisons: Comparisons, rng: np.random.Generator) -> Split:
+def split_comparisons(comparisons: Comparisons, rng: np.random.Generator) -> list[Split]:
+    """Some splits, more of them the fewer comparisons one holds out: one draw of a few hundred decides nothing."""
+    first = split_once(comparisons, rng)
+    count = min(MOST_SPLITS, max(1, ENOUGH_HELD_OUT // max(1, int(first.validate.sum()))))
+    return [first, *(split_once(comparisons, rng) for _ in range(count - 1))]
+
+
+def split_once(comparisons: Comparisons, rng: np.random.Generator) -> Split:
     """Hold out comparisons whose items their user's fitted comparisons do not contain."""
     n = len(comparisons)
     if n == 0 or comparisons.tabular:
@@ -114,14 +126,15 @@ def choose(
     *,
     ranks: tuple[int, ...],
     start: tuple[int, float],
+    differ: bool = False,
     dependences: tuple[float, ...] = DEPENDENCES,
 ) -> Choice:
-    """Walk over dependences at one rank, then over ranks at the best one, up while it pays and down while it costs
-    nothing.
+    """Walk over dependences at one rank, over ranks at the best one, up while it pays and down while it costs nothing,
+    and over dependences again.
 
     A higher rank must gain more than `SMALLEST_GAIN`: items' and adapters' posteriors keep a generous one safe. To be
-    told from rank 0, one model for everybody, the gain must exceed two standard errors over users, paired. A rank
-    that was given, and stands alone, must only not be worse than rank 0.
+    told from rank 0, one model for everybody, the gain must exceed two standard errors over users, paired; or half of
+    one where users are known to `differ`. A rank that was given, and stands alone, must only not be worse than rank 0.
     """
     tried: dict[tuple[int, float], Trial] = {}
 
@@ -142,11 +155,16 @@ def choose(
         if _gains(trial(lower, dependence), best):
             break
         rank = lower
+    dependence = _best_dependence(dependences, dependence, lambda d: trial(rank, d).log_loss)
     personal = trial(rank, dependence)
     # Both ways: what is gained by believing comparisons less must not count as personal.
     alone = min(trial(0, 0.0), trial(0, dependence), key=lambda t: t.log_loss)
     given = len([r for r in ranks if r]) == 1
-    worse = personal.log_loss >= alone.log_loss if given else not _pays(alone, personal)
+    worse = (
+        personal.log_loss >= alone.log_loss
+        if given
+        else not _pays(alone, personal, SURE_OF_DIFFERENCES if differ else SURE)
+    )
     best = alone if worse else personal
     reason = _explain(alone, personal, given=given, worse=worse)
     return Choice(best.rank, best.dependence, tuple(tried.values()), reason)
@@ -180,9 +198,9 @@ def _gains(smaller: Trial, larger: Trial) -> bool:
     return smaller.log_loss - larger.log_loss > SMALLEST_GAIN
 
 
-def _pays(alone: Trial, personal: Trial) -> bool:
+def _pays(alone: Trial, personal: Trial, sure: float) -> bool:
     gain, error = _paired_gain(alone, personal)
-    return gain > max(SURE * error, PERSONAL_GAIN)
+    return gain > max(sure * error, PERSONAL_GAIN)
 
 
 def _paired_gain(baseline: Trial, other: Trial) -> tuple[float, float]:

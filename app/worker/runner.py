@@ -13,6 +13,7 @@ import structlog
 from procrastinate.exceptions import ProcrastinateException
 
 from app.domain import NotFoundError, StoreUnavailableError
+from app.learning import prepare
 from app.settings import Settings
 from app.store import QUEUE, Database, due_environments, queue_app, request_refit, retry_stalled_jobs
 from app.worker.job import register_refit
@@ -45,6 +46,8 @@ async def run_worker(
     db = Database(url, pool_size=CONCURRENCY * 2 + 2)
     try:
         with _signals(stopping):
+            # Compiling in the middle of a refit would hold up the heartbeats.
+            await asyncio.to_thread(prepare)
             while not stopping.is_set():
                 try:
                     await _work(url, db, settings, stopping, retry_seconds)

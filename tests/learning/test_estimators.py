@@ -144,7 +144,7 @@ def test_the_bound_never_falls(comparisons: Comparisons, k: int) -> None:
     tilt = np.abs(design.scores(shared.Theta_0)) + 0.5
     bounds = []
     for _ in range(25):
-        step = evidence_pass(design, shared, tilt, learn_ridge=False)
+        step = evidence_pass(design, shared, tilt, learn_priors=False)
         shared, tilt = step.shared, step.tilt
         bounds.append(step.bound)
     assert np.diff(bounds).min() >= -1e-7 * abs(bounds[-1])
@@ -160,7 +160,7 @@ def test_the_bound_never_falls_with_items_own_effects(comparisons: Comparisons, 
     tilt = np.abs(design.scores(shared.Theta_0)) + 0.5
     bounds = []
     for _ in range(25):
-        step = evidence_pass(design, shared, tilt, learn_ridge=False)
+        step = evidence_pass(design, shared, tilt, learn_priors=False)
         shared, tilt = step.shared, step.tilt
         bounds.append(step.bound)
     # The items have a posterior from the first pass on only.

@@ -19,7 +19,7 @@ from app.learning import (
 )
 from app.learning.fitting import Estimator
 from app.learning.model import covariance_root
-from app.learning.selection import split_comparisons
+from app.learning.selection import split_once
 from tests.support.learning_worlds import catalogue, in_contexts, tabular
 
 
@@ -291,7 +291,7 @@ def test_held_out_comparisons_share_no_item_with_their_users_fitted_ones() -> No
     recurring = catalogue(np.random.default_rng(57), n_users=6, per_user=200, n_items=30).comparisons
     grouped = catalogue(np.random.default_rng(58), n_users=40, per_user=6, n_items=400).comparisons
     for c in (recurring, grouped):
-        split = split_comparisons(c, np.random.default_rng(59))
+        split = split_once(c, np.random.default_rng(59))
         assert split.usable
         assert not (split.fit & split.validate).any()
         items = np.column_stack([c.rows[::2], c.rows[1::2]])

@@ -90,3 +90,11 @@ def test_nothing_left_to_ask_is_an_empty_batch(model: Model) -> None:
     rng = np.random.default_rng(0)
     assert most_informative_pairs(model, model.population(), ITEMS[:2], 5, asked=[(1, 0)], rng=rng) == []
     assert len(most_informative_pairs(model, model.population(), ITEMS[:3], 5, rng=rng)) == 3
+
+
+def test_only_given_pairs_are_asked(model: Model) -> None:
+    among = [(7, 3), (1, 2), (2, 1), (30, 60), (5, 6)]
+    pairs = most_informative_pairs(
+        model, model.population(), ITEMS, 9, among=among, asked=[(6, 5)], rng=np.random.default_rng(0)
+    )
+    assert {(p.first, p.second) for p in pairs} == {(3, 7), (1, 2), (30, 60)}

@@ -111,7 +111,7 @@ async def refitted(db: Database, url: str, name: str) -> Refit:
         return await ended(db, refit)
 
 
-async def ended(db: Database, refit: Refit, *, seconds: float = 60.0) -> Refit:
+async def ended(db: Database, refit: Refit, *, seconds: float = 120.0) -> Refit:
     return await until(lambda: get_refit(db, refit.id), lambda now: now.state in ENDED, seconds=seconds)
 
 
