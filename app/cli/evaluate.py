@@ -20,6 +20,11 @@ def evaluate(
     *,
     rank: Annotated[str, typer.Option(help="Rank of the shared subspace: a number, or auto.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that draws.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Repeat with so many seeds, and tell the spread.")] = 1,
+    methods: Annotated[
+        str,
+        typer.Option(help="Names with commas between; default, paper (global, local, SI, G, WU, evidence), or all."),
+    ] = "default",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure the method on a data set: global, per-user and shared models, seen and unseen users.
@@ -32,14 +37,16 @@ def evaluate(
     """
     from app.evaluation import InvalidDatasetError, evaluate_dataset, read_dataset
 
-    chosen_rank = parse_rank(rank)
+    chosen_rank, chosen_methods = parse_rank(rank), parse_methods(methods)
     try:
         dataset = read_dataset(folder)
     except InvalidDatasetError as error:
         typer.echo(f"psharelora evaluate: {error}", err=True)
         raise typer.Exit(2) from error
     with study_progress() as progress:
-        report = evaluate_dataset(dataset, rank=chosen_rank, seed=seed, progress=progress)
+        report = evaluate_dataset(
+            dataset, rank=chosen_rank, seed=seed, seeds=seeds, methods=chosen_methods, progress=progress
+        )
     if as_json:
         typer.echo(json.dumps(report.as_dict(), allow_nan=False))
     else:
@@ -52,6 +59,20 @@ def parse_rank(value: str) -> int | Literal["auto"]:
     if value.isdecimal():
         return int(value)
     raise typer.BadParameter(f"a whole number or auto was expected; found {value!r}", param_hint="--rank")
+
+
+def parse_methods(value: str) -> tuple[str, ...]:
+    from app.evaluation import ALL_METHODS, METHODS, PAPER_METHODS
+
+    named = {"default": METHODS, "paper": PAPER_METHODS, "all": ALL_METHODS}
+    if value in named:
+        return named[value]
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+    for name in names:
+        if name not in ALL_METHODS:
+            expected = f"default, paper, all, or some of {', '.join(ALL_METHODS)}"
+            raise typer.BadParameter(f"{expected} were expected; found {name!r}", param_hint="--methods")
+    return names
 
 
 def _print_tables(report: "StudyReport") -> None:
@@ -70,7 +91,9 @@ def _seen_table(methods: "Sequence[MethodReport]") -> Table:
     for method in methods:
         score, versus = method.score, method.versus_global
         against = "" if versus is None else f"{versus.users_better} / {versus.users_worse}"
-        measured = (f"{value:.3f}" for value in (score.accuracy, score.log_loss, score.log_loss_stderr, score.ece))
+        measured = [f"{value:.3f}" for value in (score.accuracy, score.log_loss, score.log_loss_stderr, score.ece)]
+        if method.spread:
+            measured[1] = f"{method.spread['log_loss'].mean:.3f} ± {method.spread['log_loss'].std:.3f}"
         table.add_row(method.method, str(method.rank), *measured, against, f"{method.fit_seconds:.1f}")
     return table
 

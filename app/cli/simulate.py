@@ -54,22 +54,24 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _catalogue_table(simulation: "Simulation") -> Table:
-    columns = ("users", "comparisons", "distance", "local's", "error", "global's", "local's", "95% covers")
+    columns = ("users", "comparisons", "distance", "local's", "error", "global's", "local's", "full's", "95% covers")
     table = _table("Catalogue: distance of the subspace, error of the rewards (log-odds)", *columns)
     for point in simulation.points:
-        ours, everybody, local = (point.catalogue[m] for m in ("p_share_lora", "lora_global", "lora_local"))
+        methods = ("p_share_lora", "lora_global", "lora_local", "full_parameter")
+        ours, everybody, local, full = (point.catalogue[method] for method in methods)
         distances = (ours.principal_angle_distance, local.principal_angle_distance)
-        values = (*distances, ours.reward_error, everybody.reward_error, local.reward_error, ours.coverage)
+        errors = (one.reward_error for one in (ours, everybody, local, full))
+        values = (*distances, *errors, ours.coverage)
         table.add_row(str(point.users), str(point.comparisons), *(f"{value:.3f}" for value in values))
     return table
 
 
 def _mdp_table(simulation: "Simulation") -> Table:
-    columns = ("users", "comparisons", "reference", "global", "local", "greedy", "robust", "bound held")
+    columns = ("users", "comparisons", "reference", "global", "local", "full", "greedy", "robust", "bound held")
     table = _table("Decision process: regret against each user's optimal policy (log-odds)", *columns)
     for point in simulation.points:
         mdp = point.mdp
-        policies = ("reference", "lora_global", "lora_local", "greedy", "robust")
+        policies = ("reference", "lora_global", "lora_local", "full_parameter", "greedy", "robust")
         values = (*(mdp.regret[policy] for policy in policies), mdp.lower_bound_held)
         table.add_row(str(point.users), str(point.comparisons), *(f"{value:.3f}" for value in values))
     return table

@@ -5,11 +5,13 @@ from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, InvalidDatasetError,
 from app.evaluation.folders import read_dataset
 from app.evaluation.report import MethodReport, Score, StudyReport, Versus
 from app.evaluation.simulation import Simulation, simulate
-from app.evaluation.study import METHODS, evaluate_dataset
+from app.evaluation.study import ALL_METHODS, METHODS, PAPER_METHODS, evaluate_dataset
 
 __all__ = [
+    "ALL_METHODS",
     "FEW_SHOT_SIZES",
     "METHODS",
+    "PAPER_METHODS",
     "Dataset",
     "GlobalModel",
     "InvalidDatasetError",

@@ -119,6 +119,17 @@ def fit_per_user(learn: Dataset, *, n_users: int, seed: int) -> PerUserModel:
     return PerUserModel(base=base, offsets=offsets, strength=strength)
 
 
+def fit_full(learn: Dataset, *, n_users: int, strength: float = 1.0) -> PerUserModel:
+    """Full parameters: every user's own ridge-logistic model around zero, with nothing shared at all."""
+    differences = DifferenceMap.of(learn)
+    nothing = GlobalModel(
+        differences=differences, theta=np.zeros(differences.X.shape[1] * differences.Y.shape[1]), strength=strength
+    )
+    return PerUserModel(
+        base=nothing, offsets=_offset_paths(nothing, learn, n_users, [strength])[:, 0], strength=strength
+    )
+
+
 def _choose_offset_strength(fit: Dataset, validate: Dataset, *, n_users: int, seed: int) -> float:
     base = fit_global(fit, seed=seed)
     paths = _offset_paths(base, fit, n_users, OFFSET_STRENGTHS)

@@ -1,7 +1,7 @@
 """What a study found, in the shape of `psharelora evaluate --json`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,16 @@ class Versus:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """A quantity over seeds."""
+
+    mean: float
+    std: float
+    """Sample standard deviation."""
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MethodReport:
     method: str
     score: Score
@@ -54,7 +64,11 @@ class MethodReport:
     """Unseen users, after so many of their own comparisons."""
     few_shot_seconds: float
     versus_global: Versus | None
+    versus_population: Versus | None = None
+    """Beside one model for everybody that knows items' own effects too: what only personalisation gains."""
     details: dict[str, Any] = field(default_factory=dict)
+    spread: dict[str, Spread] = field(default_factory=dict)
+    """By quantity, over several seeds."""
 
     def as_dict(self) -> dict[str, Any]:
         timings = {"fit_seconds": self.fit_seconds, "predict_seconds": self.predict_seconds}
@@ -65,7 +79,9 @@ class MethodReport:
             "few_shot": {str(size): asdict(score) for size, score in self.few_shot.items()},
             "few_shot_seconds": self.few_shot_seconds,
             "versus_global": None if self.versus_global is None else asdict(self.versus_global),
+            "versus_population": None if self.versus_population is None else asdict(self.versus_population),
             "details": self.details,
+            **({"spread": {name: asdict(one) for name, one in self.spread.items()}} if self.spread else {}),
         }
 
 
@@ -85,6 +101,23 @@ class StudyReport:
             "seed": self.seed,
             "methods": {method.method: method.as_dict() for method in self.methods},
         }
+
+
+def with_spread(first: StudyReport, others: Sequence[StudyReport]) -> StudyReport:
+    """The first seed's report, with the spread of its main quantities over all seeds."""
+    methods = []
+    for method in first.methods:
+        runs = [next(m for m in report.methods if m.method == method.method) for report in (first, *others)]
+        values = {name: [getattr(run.score, name) for run in runs] for name in ("accuracy", "log_loss", "ece")}
+        values["rank"] = [float(run.rank) for run in runs]
+        for size in method.few_shot:
+            values[f"few_shot_{size}_log_loss"] = [run.few_shot[size].log_loss for run in runs]
+        methods.append(replace(method, spread={name: _spread(v) for name, v in values.items()}))
+    return replace(first, methods=tuple(methods))
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(float(np.mean(values)), float(np.std(values, ddof=1)), tuple(values))
 
 
 def losses(prob: Real) -> Real:

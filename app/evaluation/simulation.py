@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from app.evaluation.baselines import fit_global, fit_per_user
+from app.evaluation.baselines import PerUserModel, fit_full, fit_global, fit_per_user
 from app.evaluation.dataset import Real
 from app.evaluation.truth import MDP_ACTIONS, MDP_STATES, CatalogueWorld, MdpWorld, draw_catalogue, draw_mdp
 from app.learning import Model, fit, principal_angle_distance
@@ -61,7 +61,7 @@ class MdpResult:
 
     principal_angle_distance: float
     regret: dict[str, float]
-    """By policy: reference, lora_global, lora_local, greedy (for the mean reward), robust."""
+    """By policy: reference, lora_global, lora_local, full_parameter, greedy (for the mean reward), robust."""
     lower_bound_held: float
     """Share of users whose true improvement over the reference was at least the certified one."""
     largest_relative_gap: float
@@ -75,7 +75,7 @@ class Point:
     comparisons: int
     """Of each user."""
     catalogue: dict[str, CatalogueResult]
-    """By method: p_share_lora, lora_global, lora_local."""
+    """By method: p_share_lora, lora_global, lora_local, full_parameter."""
     mdp: MdpResult
     seconds: float
 
@@ -95,7 +95,9 @@ class Simulation:
     rank: int
     points: Sequence[Point]
     slopes: dict[str, dict[str, Slope]]
-    """By quantity, then by ladder: users, comparisons."""
+    """By quantity, then by ladder: users, comparisons. Of P-ShareLoRA."""
+    rival_slopes: dict[str, dict[str, dict[str, float]]]
+    """By method, quantity and ladder, fitted; nothing is predicted of them."""
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,6 +130,7 @@ def simulate(
         rank=rank,
         points=tuple(points),
         slopes=_slopes(points, users=users, comparisons=comparisons, dim=dim, rank=rank),
+        rival_slopes=_rival_slopes(_ladders(points, users=users, comparisons=comparisons)),
         seconds=perf_counter() - begun,
     )
 
@@ -157,20 +160,25 @@ def _learn_catalogue(world: CatalogueWorld, rank: int, rng: np.random.Generator)
     model = fit(world.data.comparisons(n_users), rank=rank, rng=rng)
     shared, covered = _shared_rewards(model, world)
     everybody = fit_global(world.data, seed=0)
-    own = fit_per_user(world.data, n_users=n_users, seed=0)
     theta = everybody.theta / everybody.differences.scale
-    offsets = own.offsets / own.base.differences.scale
+    local = fit_per_user(world.data, n_users=n_users, seed=0)
+    full = fit_full(world.data, n_users=n_users)
     return {
         "p_share_lora": CatalogueResult(
             principal_angle_distance(model.B, world.truth.B), _error(shared, world.rewards), covered
         ),
         "lora_global": CatalogueResult(None, _error(_centred(world.X @ theta), world.rewards), None),
-        "lora_local": CatalogueResult(
-            principal_angle_distance(np.linalg.svd(offsets.T, full_matrices=False)[0][:, :rank], world.truth.B),
-            _error(_centred((theta + offsets) @ world.X.T), world.rewards),
-            None,
-        ),
+        "lora_local": _own_result(local, world, rank),
+        "full_parameter": _own_result(full, world, rank),
     }
+
+
+def _own_result(own: PerUserModel, world: CatalogueWorld, rank: int) -> CatalogueResult:
+    """Of one model a user; their subspace is that of the k leading directions in which they differ."""
+    theta = (own.base.theta + own.offsets) / own.base.differences.scale
+    leading = np.linalg.svd((theta - theta.mean(axis=0)).T, full_matrices=False)[0][:, :rank]
+    error = _error(_centred(theta @ world.X.T), world.rewards)
+    return CatalogueResult(principal_angle_distance(leading, world.truth.B), error, None)
 
 
 def _shared_rewards(model: Model, world: CatalogueWorld) -> tuple[Real, float]:
@@ -190,7 +198,11 @@ def _plan(world: MdpWorld, rank: int, rng: np.random.Generator) -> MdpResult:
     model = fit(world.comparisons, rank=rank, rng=rng)
     own = fit_per_user(world.data, n_users=n_users, seed=0)
     scale, shape = own.base.differences.scale, (MDP_STATES, MDP_ACTIONS)
-    baselines = {"lora_global": np.tile(own.base.theta, (n_users, 1)), "lora_local": own.base.theta + own.offsets}
+    baselines = {
+        "lora_global": np.tile(own.base.theta, (n_users, 1)),
+        "lora_local": own.base.theta + own.offsets,
+        "full_parameter": fit_full(world.data, n_users=n_users).offsets,
+    }
     tables = {method: (weights / scale).reshape(n_users, *shape) for method, weights in baselines.items()}
     planned = list(range(min(PLANNED_USERS, n_users)))
     outcomes = []
@@ -261,10 +273,7 @@ def _error(found: Real, truth: Real) -> float:
 def _slopes(
     points: Sequence[Point], *, users: int, comparisons: int, dim: int, rank: int
 ) -> dict[str, dict[str, Slope]]:
-    ladders = {
-        "users": [point for point in points if point.comparisons == comparisons],
-        "comparisons": [point for point in points if point.users == users],
-    }
+    ladders = _ladders(points, users=users, comparisons=comparisons)
     measured: dict[str, tuple[Callable[[Point], float], Callable[[Point], float]]] = {
         "principal_angle_distance": (
             lambda p: p.catalogue["p_share_lora"].principal_angle_distance or 0.0,
@@ -288,6 +297,32 @@ def _slopes(
             for ladder, on in ladders.items()
         }
         for quantity, (value, rate) in measured.items()
+    }
+
+
+def _ladders(points: Sequence[Point], *, users: int, comparisons: int) -> dict[str, list[Point]]:
+    return {
+        "users": [point for point in points if point.comparisons == comparisons],
+        "comparisons": [point for point in points if point.users == users],
+    }
+
+
+def _rival_slopes(ladders: dict[str, list[Point]]) -> dict[str, dict[str, dict[str, float]]]:
+    measured: dict[str, Callable[[Point, str], float | None]] = {
+        "principal_angle_distance": lambda p, method: p.catalogue[method].principal_angle_distance,
+        "reward_error": lambda p, method: p.catalogue[method].reward_error,
+        "value_gap": lambda p, method: p.mdp.regret[method],
+    }
+    return {
+        method: {
+            quantity: {
+                ladder: _exponent([getattr(p, ladder) for p in on], [value(p, method) or 0.0 for p in on])
+                for ladder, on in ladders.items()
+            }
+            for quantity, value in measured.items()
+            if value(ladders["users"][0], method) is not None
+        }
+        for method in ("lora_global", "lora_local", "full_parameter")
     }
 
 

@@ -14,10 +14,14 @@ import numpy as np
 
 from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_per_user
 from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, Int, Part, Real
-from app.evaluation.report import MethodReport, Score, StudyReport, Versus, score, versus
-from app.learning import FitProgress, Model, fit, fold_in_users
+from app.evaluation.report import MethodReport, Score, StudyReport, Versus, score, versus, with_spread
+from app.learning import FitProgress, Model, Start, fit, fold_in_users
 
-METHODS = ("global", "per_user", "mle", "evidence")
+METHODS = ("global", "per_user", "population", "mle", "evidence")
+"""`population` is `evidence` at rank 0: one model for everybody, with the items' own effects."""
+PAPER_METHODS = ("global", "per_user", "SI", "G", "WU", "evidence")
+"""The paper's own axis: LoRA-global, LoRA-local, P-ShareLoRA from each of its three starts; and the default."""
+ALL_METHODS = (*METHODS[:3], *PAPER_METHODS[2:5], *METHODS[3:])
 
 Rank = int | Literal["auto"]
 StudyProgress = Callable[[str, str, float], None]
@@ -86,15 +90,27 @@ def evaluate_dataset(
     *,
     rank: Rank = "auto",
     seed: int = 0,
+    seeds: int = 1,
     methods: tuple[str, ...] = METHODS,
     progress: StudyProgress | None = None,
 ) -> StudyReport:
     """Fit each method and measure it on the data set's split.
 
     `rank` is that of `mle` and `evidence`; "auto" lets the data decide, as the worker does. The same `seed` gives the
-    same report, seconds apart.
+    same report, seconds apart. With several `seeds`, seed, seed + 1, ..., the report is the first one's, with the
+    spread over all of them.
     """
     report = progress or _silent
+    first, *others = (
+        _evaluate_once(dataset, rank=rank, seed=seed + number, methods=methods, report=report)
+        for number in range(seeds)
+    )
+    return with_spread(first, others) if others else first
+
+
+def _evaluate_once(
+    dataset: Dataset, *, rank: Rank, seed: int, methods: tuple[str, ...], report: StudyProgress
+) -> StudyReport:
     seen = np.unique(dataset.user[np.isin(dataset.split, [Part.LEARN, Part.TEST])])
     learn = dataset.part(Part.LEARN).renumbered(seen)
     test = dataset.part(Part.TEST).renumbered(seen)
@@ -117,7 +133,8 @@ def evaluate_dataset(
                 rank=fitted.rank,
                 few_shot=few_shot,
                 few_shot_seconds=perf_counter() - begun - fit_seconds - predict_seconds,
-                versus_global=_versus_global(method, probabilities, test.user),
+                versus_global=_versus("global", method, probabilities, test.user),
+                versus_population=_versus("population", method, probabilities, test.user),
                 details=_details(fitted),
             )
         )
@@ -148,12 +165,17 @@ def _fit(method: str, learn: Dataset, *, n_users: int, rank: Rank, seed: int, pr
             return fit_global(learn, seed=seed)
         case "per_user":
             return fit_per_user(learn, n_users=n_users, seed=seed)
-        case "mle" | "evidence":
+        case "population" | "evidence":
             comparisons, rng = learn.comparisons(n_users), np.random.default_rng(seed)
-            model = fit(comparisons, rank=rank, estimator=method, rng=rng, progress=on_progress)
+            model = fit(comparisons, rank=0 if method == "population" else rank, rng=rng, progress=on_progress)
+            return SharedModel(model=model, n_users=n_users)
+        case "mle" | "SI" | "G" | "WU":
+            comparisons, rng = learn.comparisons(n_users), np.random.default_rng(seed)
+            start: Start = "spectral" if method == "mle" else method
+            model = fit(comparisons, rank=rank, estimator="mle", start=start, rng=rng, progress=on_progress)
             return SharedModel(model=model, n_users=n_users)
         case _:
-            raise ValueError(f"no method is called {method!r}; one of {', '.join(METHODS)} was expected.")
+            raise ValueError(f"no method is called {method!r}; one of {', '.join(ALL_METHODS)} was expected.")
 
 
 def _details(fitted: Fitted) -> dict[str, Any]:
@@ -168,10 +190,10 @@ def _details(fitted: Fitted) -> dict[str, Any]:
             return {}
 
 
-def _versus_global(method: str, probabilities: Mapping[str, Real], user: Int) -> Versus | None:
-    if method == "global" or "global" not in probabilities:
+def _versus(base: str, method: str, probabilities: Mapping[str, Real], user: Int) -> Versus | None:
+    if method == base or base not in probabilities:
         return None
-    return versus(probabilities[method], probabilities["global"], user)
+    return versus(probabilities[method], probabilities[base], user)
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:

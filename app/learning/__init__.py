@@ -8,6 +8,7 @@ from app.learning.errors import FeatureShapeError, InvalidComparisonsError
 from app.learning.fitting import FitProgress, fit
 from app.learning.items import NO_IDENTITY
 from app.learning.metrics import Metrics, evaluate_predictions
+from app.learning.mle import Start
 from app.learning.model import Model, ReferenceItem, fold_in, fold_in_users
 from app.learning.preparation import prepare
 from app.learning.queries import InformativePair, most_informative_pairs
@@ -27,6 +28,7 @@ __all__ = [
     "Model",
     "ReferenceItem",
     "RewardBelief",
+    "Start",
     "evaluate_predictions",
     "fit",
     "fold_in",

@@ -21,7 +21,7 @@ from app.learning.metrics import SMALLEST_PROBABILITY
 from app.learning.mle import Start
 from app.learning.model import Model, no_adapters, solve_adapters, with_inflation
 from app.learning.parameters import Ending, Shared, rotated
-from app.learning.selection import Choice, Split, Trial, choose, rank_ladder, split_comparisons
+from app.learning.selection import MOST_SPLITS, Choice, Split, Trial, choose, rank_ladder, split_comparisons
 from app.learning.spectral import leftover_energy, rank_by_permutation, spectral_start_with_items
 from app.learning.subspace import canonical_rotation, principal_angle_distance, procrustes_rotation
 
@@ -195,7 +195,8 @@ def _choose(job: _Job, rank: int | Literal["auto"]) -> Choice:
         return Choice(0, 0.0, (), "fewer than two users have comparisons, so there is nothing to share")
     if rank == 0:
         return Choice(0, 0.0, (), "rank 0 was asked for")
-    splits = split_comparisons(c, job.rng)
+    # The joint maximum is slow, and its choice matters less: one split is enough.
+    splits = split_comparisons(c, job.rng, most=1 if job.estimator == "mle" else MOST_SPLITS)
     dimensions = job.features.d1 + len(job.item_ids(c))
     if rank != "auto":
         rank = min(rank, dimensions)

@@ -78,10 +78,10 @@ class Choice:
     reason: str
 
 
-def split_comparisons(comparisons: Comparisons, rng: np.random.Generator) -> list[Split]:
-    """Some splits, more of them the fewer comparisons one holds out: one draw of a few hundred decides nothing."""
+def split_comparisons(comparisons: Comparisons, rng: np.random.Generator, *, most: int = MOST_SPLITS) -> list[Split]:
+    """Splits, the more the fewer comparisons one holds out: one draw of a few hundred decides nothing."""
     first = split_once(comparisons, rng)
-    count = min(MOST_SPLITS, max(1, ENOUGH_HELD_OUT // max(1, int(first.validate.sum()))))
+    count = min(most, max(1, ENOUGH_HELD_OUT // max(1, int(first.validate.sum()))))
     return [first, *(split_once(comparisons, rng) for _ in range(count - 1))]
 
 

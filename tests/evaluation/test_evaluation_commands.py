@@ -25,7 +25,7 @@ def test_evaluate_prints_one_json_object_and_keeps_progress_off_stdout(tmp_path:
     assert result.exit_code == 0, result.stderr
     body = json.loads(result.stdout)
     assert body["dataset"] == "drawn"
-    assert list(body["methods"]) == ["global", "per_user", "mle", "evidence"]
+    assert list(body["methods"]) == ["global", "per_user", "population", "mle", "evidence"]
     assert body["methods"]["evidence"]["rank"] == 1
     assert "evidence" in result.stderr
 
@@ -35,6 +35,18 @@ def test_evaluate_prints_tables_for_people(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for expected in ("Seen users", "Unseen users", "per_user", "evidence", "q = 32", "split: derived"):
         assert expected in result.stdout
+
+
+def test_evaluate_measures_the_methods_that_are_named(tmp_path: Path) -> None:
+    folder = str(write_reference_folder(tmp_path))
+    result = run("evaluate", folder, "--rank", "1", "--methods", "global, WU", "--seeds", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    body = json.loads(result.stdout)
+    assert list(body["methods"]) == ["global", "WU"]
+    assert len(body["methods"]["WU"]["spread"]["log_loss"]["values"]) == 2
+    wrong = run("evaluate", folder, "--methods", "global,best")
+    assert wrong.exit_code == 2
+    assert "found 'best'" in wrong.stderr
 
 
 def test_evaluate_lets_the_data_choose_the_rank(tmp_path: Path) -> None:
@@ -72,8 +84,15 @@ def test_simulate_prints_points_and_slopes() -> None:
     body = json.loads(result.stdout)
     assert set(body["slopes"]) == {"principal_angle_distance", "reward_error", "value_gap"}
     point = body["points"][-1]
-    assert set(point["catalogue"]) == {"p_share_lora", "lora_global", "lora_local"}
-    assert set(point["mdp"]["regret"]) == {"reference", "lora_global", "lora_local", "greedy", "robust"}
+    assert set(point["catalogue"]) == {"p_share_lora", "lora_global", "lora_local", "full_parameter"}
+    assert set(point["mdp"]["regret"]) == {
+        "reference",
+        "lora_global",
+        "lora_local",
+        "full_parameter",
+        "greedy",
+        "robust",
+    }
     tables = run("simulate", *arguments)
     assert tables.exit_code == 0
     assert "Exponents" in tables.stdout

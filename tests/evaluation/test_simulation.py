@@ -75,3 +75,13 @@ def test_the_simulation_is_the_same_for_the_same_seed() -> None:
     for one, other in zip(first.points, second.points, strict=True):
         assert one.catalogue == other.catalogue
         assert one.mdp == other.mdp
+
+
+def test_the_rivals_have_slopes_too(simulation: Simulation) -> None:
+    assert set(simulation.rival_slopes) == {"lora_global", "lora_local", "full_parameter"}
+    assert "principal_angle_distance" not in simulation.rival_slopes["lora_global"]
+    # More users teach everybody nothing about one; more comparisons of each do.
+    assert simulation.rival_slopes["full_parameter"]["reward_error"]["users"] == pytest.approx(0, abs=0.1)
+    assert simulation.rival_slopes["full_parameter"]["reward_error"]["comparisons"] < -0.15
+    top = max(simulation.points, key=lambda point: (point.users, point.comparisons))
+    assert top.catalogue["p_share_lora"].reward_error < top.catalogue["full_parameter"].reward_error

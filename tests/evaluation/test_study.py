@@ -4,7 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.evaluation import FEW_SHOT_SIZES, METHODS, Dataset, Part, StudyReport, evaluate_dataset, read_dataset
+from app.evaluation import (
+    FEW_SHOT_SIZES,
+    METHODS,
+    PAPER_METHODS,
+    Dataset,
+    Part,
+    StudyReport,
+    evaluate_dataset,
+    read_dataset,
+)
 from app.evaluation.dataset import Real
 from app.evaluation.study import Newcomers, SharedModel, few_shot_scores
 from app.learning import fit, fold_in
@@ -29,7 +38,7 @@ def test_every_method_reports_what_the_contract_names(report: StudyReport) -> No
         assert 0 <= method["accuracy"] <= 1
         assert method["fit_seconds"] >= 0
         assert method["n"] == report.split["comparisons"]["test"]
-    assert [m["rank"] for m in body["methods"].values()] == [0, 4, 1, 1]
+    assert [m["rank"] for m in body["methods"].values()] == [0, 4, 0, 1, 1]
 
 
 def test_the_shared_model_beats_the_global_one_where_people_differ(report: StudyReport) -> None:
@@ -129,3 +138,24 @@ def test_meeting_many_new_users_at_once_is_meeting_each_alone(tmp_path: Path) ->
         adapter = fold_in(method.model, newcomers.first(8).renumbered(np.array([user])).comparisons(1))
         alone = method.model.predict(newcomers.test.renumbered(np.array([user])).comparisons(1), [adapter])
         np.testing.assert_allclose(together[newcomers.test.user == user], alone, atol=1e-6)
+
+
+def test_several_seeds_tell_their_spread(tmp_path: Path) -> None:
+    dataset = read_dataset(write_reference_folder(tmp_path, n_users=30, per_user=30))
+    methods = ("global", "evidence")
+    report = evaluate_dataset(dataset, rank=1, seeds=3, methods=methods)
+    alone = [evaluate_dataset(dataset, rank=1, seed=seed, methods=methods) for seed in range(3)]
+    for number, method in enumerate(report.methods):
+        losses = [one.methods[number].score.log_loss for one in alone]
+        found = method.spread["log_loss"]
+        assert found.values == pytest.approx(losses)
+        assert (found.mean, found.std) == pytest.approx((np.mean(losses), np.std(losses, ddof=1)))
+    assert report.as_dict()["methods"]["evidence"]["spread"]["few_shot_32_log_loss"]["mean"] > 0
+
+
+def test_the_papers_axis_is_measured(tmp_path: Path) -> None:
+    dataset = read_dataset(write_reference_folder(tmp_path, n_users=40, per_user=48))
+    report = evaluate_dataset(dataset, rank=1, methods=PAPER_METHODS)
+    losses = {method.method: method.score.log_loss for method in report.methods}
+    for start in ("SI", "G", "WU"):
+        assert losses["evidence"] < losses[start] < losses["global"]
