@@ -11,6 +11,7 @@ w = vec(W_i) ~ N(0, T), vec in C order of (k, d2). Two solves:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid, wr
 from app.learning.design import Design, padded
 from app.learning.parameters import Shared
 
+ADAPTER_TOLERANCE = 1e-6
+"""In log-odds, a hundred thousandth of what is left unknown about a user."""
 MAX_ITERATIONS = 1000
 """More passes than any well-posed user needs; a user who needs more is reported as not converged."""
 
@@ -99,6 +102,8 @@ class Solution:
     """(n,) c_j of the bound."""
     converged: NDArray[np.bool_]
     iterations: Int
+    likelihood: Real
+    """(N,) sum_j a_j ((label_j - 1/2) E[eta_j] - log(2 cosh(c_j / 2))): the bound on the expected log-likelihood."""
     log_volume: Real
     """(N,) log determinants of the covariances; not a number for users without comparisons, who have the prior's."""
 
@@ -124,7 +129,7 @@ def posterior(
     *,
     tilt: Real | None = None,
     iterations: int = MAX_ITERATIONS,
-    tolerance: float = 1e-8,
+    tolerance: float = ADAPTER_TOLERANCE,
 ) -> Solution:
     """The variational E step of every user, at the shared parameters and the items' posteriors.
 
@@ -145,6 +150,7 @@ def posterior(
         tilt=np.abs(given.mean) + 0.5 if tilt is None else tilt.copy(),
         converged=np.ones(N, dtype=np.bool_),
         iterations=np.zeros(N, dtype=np.int64),
+        likelihood=np.zeros(N),
         log_volume=np.full(N, np.nan),
     )
     precision = inverse(shared.T)
@@ -152,9 +158,9 @@ def posterior(
 
     def work(first: int, last: int) -> None:
         kernels.e_step(
-            first, last, design.pointers, *design.terms, given.P, given.own, design.Y, design.item,
-            given.C, given.mean, given.variance, kappa, design.weight, writable(shared.T), precision, iterations,
-            tolerance, out.tilt, out.means, out.covariances, out.score_mean, out.score_variance, out.log_volume,
+            first, last, design.pointers, *design.terms, given.P, given.own, design.Y, given.C, given.mean,
+            given.variance, kappa, design.weight, writable(shared.T), precision, iterations, tolerance, out.tilt,
+            out.means, out.covariances, out.score_mean, out.score_variance, out.likelihood, out.log_volume,
             out.iterations, out.converged,
         )  # fmt: skip
 
@@ -169,7 +175,7 @@ class Offsets:
     P: Real
     own: Real
     C: NDArray[np.float32]
-    """(E + 1, k (k + 1) / 2) lower triangles of the items' covariances; nothing without items."""
+    """(M, k (k + 1) / 2) lower triangles of the covariances of the rows' own loadings; nothing without items."""
     mean: Real
     """(n,) scores under Theta_0 and the items' biases."""
     variance: Real
@@ -183,11 +189,16 @@ def offsets(design: Design, shared: Shared) -> Offsets:
     if design.n_items:
         doubt = items.bias_variance[design.item]
         kernels.over(design.n, lambda i, j: kernels.row_sums(i, j, design.indptr, design.rows, doubt, variance))
-    lower = np.tril_indices(shared.k)
-    C = np.zeros((0, len(lower[0])), np.float32)
+    C = np.zeros((0, shared.k * (shared.k + 1) // 2), np.float32)
     if design.n_items:
-        C = np.ascontiguousarray(items.covariance[:, *lower], dtype=np.float32)
+        C = items.covariance.reshape(len(items) + 1, -1)[design.item][:, _lower(shared.k)].astype(np.float32)
     return Offsets(P, own, C, design.scores(shared.Theta_0, items.bias), variance)
+
+
+@cache
+def _lower(k: int) -> Int:
+    """Where a flat (k, k) matrix has its lower triangle."""
+    return np.asarray(np.ravel_multi_index(np.tril_indices(k), (k, k)))
 
 
 def predictive_moments(design: Design, shared: Shared, means: Real, covariances: Real) -> tuple[Real, Real]:
@@ -197,8 +208,8 @@ def predictive_moments(design: Design, shared: Shared, means: Real, covariances:
 
     def work(first: int, last: int) -> None:
         kernels.predictive_moments(
-            first, last, design.pointers, *design.terms, given.P, given.own, design.Y, design.item,
-            given.C, given.mean, given.variance, m, V, mean, variance,
+            first, last, design.pointers, *design.terms, given.P, given.own, design.Y, given.C, given.mean,
+            given.variance, m, V, mean, variance,
         )  # fmt: skip
 
     kernels.over_users(design.pointers, work)
@@ -213,8 +224,8 @@ def penalised_maximum(
     *,
     start: Real | None = None,
     iterations: int = 100,
-    tolerance: float = 1e-8,
-) -> Solution:
+    tolerance: float = ADAPTER_TOLERANCE,
+) -> Adapters:
     """The maximiser of sum_j a_j log p(label_j) - w^T T^-1 w / 2 for every user, by batched, damped Newton steps.
 
     Parameters
@@ -240,9 +251,8 @@ def penalised_maximum(
                 break
             m = _damped(Zb, o, a, t, precision, m, np.einsum("upq,uq->up", V, gradient))
             steps += 1
-        spread = np.einsum("ump,ump->um", Zb @ V, Zb)
-        out.store(bucket.users, index, m, V, score, spread, steps, converged=converged)
-    return out.solution(np.abs(out.score_mean[:-1]))
+        out.store(bucket.users, m, V, steps, converged=converged)
+    return out.adapters(design, Z.shape[1])
 
 
 def _damped(Z: Real, o: Real, a: Real, t: Real, precision: Real, m: Real, step: Real) -> Real:
@@ -270,26 +280,18 @@ class _Blank:
         self.n, N = design.n, design.n_users
         self.Z, self.offset = padded(Z.reshape(self.n, self.p)), padded(offset)
         self.weight, self.label = padded(design.weight), padded(design.label)
-        self.kappa = padded(design.weight * (design.label - 0.5))
         self.means, self.covariances = np.zeros((N, self.p)), np.repeat(prior_covariance[None], N, axis=0)
-        self.score_mean, self.score_variance = np.zeros(self.n + 1), np.zeros(self.n + 1)
         self.converged, self.iterations = np.ones(N, dtype=np.bool_), np.zeros(N, dtype=np.int64)
 
-    def store(
-        self, users: Int, index: Int, m: Real, V: Real, score: Real, spread: Real, steps: int, *, converged: bool
-    ) -> None:
+    def store(self, users: Int, m: Real, V: Real, steps: int, *, converged: bool) -> None:
         self.means[users], self.covariances[users] = m, V
-        self.score_mean[index], self.score_variance[index] = score, spread
         self.converged[users], self.iterations[users] = converged, steps
 
-    def solution(self, tilt: Real) -> Solution:
-        return Solution(
-            self.means,
-            self.covariances,
-            self.score_mean[:-1],
-            self.score_variance[:-1],
-            tilt,
-            self.converged,
-            self.iterations,
-            np.linalg.slogdet(self.covariances)[1],
+    def adapters(self, design: Design, k: int) -> Adapters:
+        return Adapters(
+            means=self.means.reshape(design.n_users, k, design.d2),
+            covariances=self.covariances,
+            n_comparisons=design.counts(),
+            converged=self.converged,
+            iterations=self.iterations,
         )

@@ -17,6 +17,7 @@ from app.learning.diagnostics import Diagnostics, RankTrial, log_bracketing, sin
 from app.learning.errors import InvalidComparisonsError
 from app.learning.features import FeatureMap, feature_map_of
 from app.learning.items import NO_IDENTITY
+from app.learning.kernels import threads_to_ourselves
 from app.learning.metrics import SMALLEST_PROBABILITY
 from app.learning.mle import Start
 from app.learning.model import Model, no_adapters, solve_adapters, with_inflation
@@ -37,7 +38,7 @@ COARSE_COMPARISONS = 60_000
 COARSE_USERS = 500
 """Fewest users to begin on."""
 COARSE_GROWTH = 4
-COARSE_TOLERANCE = 1e-4
+COARSE_TOLERANCE = 1e-3
 START_TOLERANCE = 1e-4
 """Of the global fit that a start is taken from."""
 TRIAL_COMPARISONS = 200_000
@@ -155,8 +156,13 @@ def fit(
         np.random.default_rng(0) if rng is None else rng,
         progress or (lambda _: None),
     )
+    with threads_to_ourselves(len(comparisons)):
+        return _fit(job, rank, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
+
+
+def _fit(job: _Job, rank: int | Literal["auto"], *, max_passes: int, tolerance: float, calibrate: bool) -> Model:
     choice = _choose(job, rank)
-    design = job.design(comparisons, choice.dependence)
+    design = job.design(job.comparisons, choice.dependence)
 
     def report(passes: int, objective: float) -> None:
         job.progress(FitProgress("fitting", 0.5 + 0.3 * passes / max_passes, passes, objective))

@@ -69,7 +69,7 @@ def maximise_likelihood(
     shared, W, before = start, np.zeros((design.n_users, start.T.shape[0])), -np.inf
     for passes in range(1, max_passes + 1):
         offset, Z = design.scores(shared.Theta_0), design.project(shared.B)
-        W = penalised_maximum(design, offset, Z, shared.T, start=W, iterations=5).means
+        W = penalised_maximum(design, offset, Z, shared.T, start=W, iterations=5).means.reshape(design.n_users, -1)
         objective = -joint_loss(design, shared.Theta_0, shared.B, W, shared.ridge)
         if report is not None:
             report(passes, objective)

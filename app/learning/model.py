@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from app.learning.adapters import Adapter, Adapters, penalised_maximum, posterior, predictive_moments
+from app.learning.adapters import ADAPTER_TOLERANCE, Adapter, Adapters, penalised_maximum, posterior, predictive_moments
 from app.learning.arrays import Real, integers, real, sigmoid, writable
 from app.learning.belief import RewardBelief
 from app.learning.comparisons import Comparisons
@@ -18,6 +18,7 @@ from app.learning.diagnostics import Diagnostics
 from app.learning.errors import InvalidComparisonsError
 from app.learning.features import FeatureMap
 from app.learning.items import Items, content_ids, no_items
+from app.learning.kernels import threads_to_ourselves
 from app.learning.parameters import Ending, Shared
 
 ITEM_ARRAYS = ("bias", "bias_variance", "loadings", "covariance", "bias_prior", "prior")
@@ -347,7 +348,7 @@ def _items_from(arrays: Mapping[str, NDArray[np.generic]]) -> Items:
     )
 
 
-def fold_in(model: Model, comparisons: Comparisons, *, tolerance: float = 1e-8) -> Adapter:
+def fold_in(model: Model, comparisons: Comparisons, *, tolerance: float = ADAPTER_TOLERANCE) -> Adapter:
     """Estimate one user's adapter at the published subspace.
 
     The fit's own solve for one user with (Theta_0, B, T) held fixed; rewards are in log-odds.
@@ -364,24 +365,27 @@ def fold_in(model: Model, comparisons: Comparisons, *, tolerance: float = 1e-8) 
     InvalidComparisonsError
         The comparisons are of several users.
     """
+    if len(comparisons) == 0:
+        return model.population()
+    if comparisons.n_users == 1:
+        return fold_in_users(model, comparisons, tolerance=tolerance)[0]
     users = np.unique(comparisons.user)
     if len(users) > 1:
         raise InvalidComparisonsError(f"comparisons of one user were expected; found users {users[0]} and {users[1]}.")
-    if len(users) == 0:
-        return model.population()
     return fold_in_users(model, comparisons.of_users(users), tolerance=tolerance)[0]
 
 
-def fold_in_users(model: Model, comparisons: Comparisons, *, tolerance: float = 1e-8) -> Adapters:
+def fold_in_users(model: Model, comparisons: Comparisons, *, tolerance: float = ADAPTER_TOLERANCE) -> Adapters:
     """`fold_in` for the users 0 .. n_users - 1 of these comparisons at once."""
-    return solve_adapters(model.shared, model.design(comparisons), model.estimator, tolerance=tolerance)
+    with threads_to_ourselves(len(comparisons)):
+        return solve_adapters(model.shared, model.design(comparisons), model.estimator, tolerance=tolerance)
 
 
-def solve_adapters(shared: Shared, design: Design, estimator: str, *, tolerance: float = 1e-8) -> Adapters:
+def solve_adapters(shared: Shared, design: Design, estimator: str, *, tolerance: float = ADAPTER_TOLERANCE) -> Adapters:
     """Every user's adapter at these shared parameters, solved to convergence."""
     if estimator == "mle":
         offset, Z = design.scores(shared.Theta_0), design.project(shared.B)
-        return penalised_maximum(design, offset, Z, shared.T, tolerance=tolerance).adapters(design, shared.k)
+        return penalised_maximum(design, offset, Z, shared.T, tolerance=tolerance)
     return posterior(design, shared, tolerance=tolerance).adapters(design, shared.k)
 
 
