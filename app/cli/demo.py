@@ -48,14 +48,15 @@ def demo(
             err.print("==> starting PostgreSQL")
             database = stack.enter_context(database_url(settings))
             key = _key(settings, database)
-            err.print(f"==> starting the API on {url}, and the worker")
-            children = [
-                stack.enter_context(_process("serve", "--host", "127.0.0.1", "--port", url.rpartition(":")[2])),
-                stack.enter_context(_process("worker")),
-            ]
+            err.print(f"==> starting the API on {url}")
+            children = [stack.enter_context(_process("serve", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]))]
             with Client(url, key=key) as client:
                 _wait_until_ready(client, children)
-                _load(client)
+                refits = _load(client)
+                # Only now: a refit that the worker scheduled by itself would begin with half of the data.
+                err.print("==> starting the worker")
+                children.append(stack.enter_context(_process("worker")))
+                _follow(client, refits)
                 _show_household(client)
                 _show_runner(client)
             _invite(url, settings)
@@ -131,11 +132,11 @@ def _refuse_dead(children: list[subprocess.Popen[bytes]]) -> None:
             complain(f"a process of the demo ended by itself with status {status}; its own message is above")
 
 
-def _load(client: Client) -> None:
+def _load(client: Client) -> list[Json]:
+    """Everything recorded; the refits that will learn it."""
     definition, items, preferences = demo_data.contracts()
     coaching, answers = demo_data.coaching()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err) as progress:
+    with _progress() as progress:
         client.put_environment(demo_data.CONTRACTS, definition)
         client.put_items(demo_data.CONTRACTS, items)
         client.put_environment(demo_data.COACHING, coaching)
@@ -144,21 +145,30 @@ def _load(client: Client) -> None:
             for start in range(0, len(rows), BATCH):
                 client.record(environment, rows[start : start + BATCH])
                 progress.update(task, advance=len(rows[start : start + BATCH]))
-        for environment in (demo_data.CONTRACTS, demo_data.COACHING):
-            _refit(client, environment, progress)
+    return [client.retrain(environment) for environment in (demo_data.CONTRACTS, demo_data.COACHING)]
 
 
-def _refit(client: Client, environment: str, progress: Progress) -> None:
-    task = progress.add_task(f"refit of {environment}", total=1.0)
-    refit = client.retrain(environment)
+def _follow(client: Client, refits: list[Json]) -> None:
+    with _progress() as progress:
+        for refit in refits:
+            _wait_for(client, refit, progress)
+
+
+def _wait_for(client: Client, refit: Json, progress: Progress) -> None:
+    task = progress.add_task(f"refit of {refit['environment']}", total=1.0)
     ended = client.wait_for_refit(
         refit["id"],
         timeout_seconds=REFIT_SECONDS,
         progress=lambda now: progress.update(task, completed=now["progress"]),
     )
     if ended["state"] != "succeeded":
-        complain(f"the refit of {environment} ended as {ended['state']}: {ended['error']}")
+        complain(f"the refit of {refit['environment']} ended as {ended['state']}: {ended['error']}")
     progress.update(task, completed=1.0)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=err)
 
 
 def _show_household(client: Client) -> None:
