@@ -46,6 +46,8 @@ format: $(STAMP) ## format and mend what ruff can
 bench: $(STAMP) ## the benchmarks that the documents quote
 	@$(BIN)/python benchmarks/quality.py app/cli/data/contracts
 	@$(BIN)/python benchmarks/policy.py
+	@$(BIN)/python benchmarks/refit.py
+	@$(BIN)/python benchmarks/fold_in.py
 
 COMPILE = $(VENV)/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --quiet
