@@ -1,6 +1,7 @@
 """The job queue, which lives in the same database: procrastinate's tables, written in our own transactions."""
 
 import json
+from collections.abc import Collection
 
 import procrastinate
 from sqlalchemy import text
@@ -40,9 +41,13 @@ async def enqueue_refit(connection: AsyncConnection, environment_id: int, refit_
     )
 
 
-async def retry_stalled_jobs(app: procrastinate.App, *, stalled_seconds: float) -> int:
-    """Put back into the queue what workers were doing that are not heard of any more; how many jobs these were."""
-    stalled = list(await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_seconds))
-    for job in stalled:
+async def retry_stalled_jobs(app: procrastinate.App, *, stalled_seconds: float, own_workers: Collection[int]) -> int:
+    """Put back into the queue what workers were doing that are not heard of any more; how many jobs these were.
+
+    What the caller's own workers are doing stays: a late heartbeat of this very process is no loss.
+    """
+    stalled = await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_seconds)
+    lost = [job for job in stalled if job.worker_id not in own_workers]
+    for job in lost:
         await app.job_manager.retry_job(job)
-    return len(stalled)
+    return len(lost)

@@ -48,11 +48,15 @@ class BackOff(BaseRetryStrategy):
         return RetryDecision(retry_at=utcnow() + timedelta(seconds=wait))
 
 
-def register_refit(app: procrastinate.App, db: Database, *, shutdown: threading.Event, retry_seconds: float) -> None:
-    """Give the queue's app its one task."""
+def register_refit(
+    app: procrastinate.App, db: Database, *, shutdown: threading.Event, retry_seconds: float, own_workers: set[int]
+) -> None:
+    """Give the queue's app its one task, which adds the id of the worker that does it to `own_workers`."""
 
     @app.task(name=REFIT_TASK, queue=QUEUE, retry=BackOff(retry_seconds), pass_context=True)
     async def refit_job(context: procrastinate.JobContext, refit_id: str) -> None:
+        if context.job.worker_id is not None:
+            own_workers.add(context.job.worker_id)
         await run_job(db, UUID(refit_id), last=context.job.attempts + 1 >= MAX_ATTEMPTS, shutdown=shutdown)
 
 

@@ -62,7 +62,8 @@ async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Ev
     """Work on one opening of the queue; it ends with `stopping`, or when the database is away."""
     shutdown = threading.Event()
     app = queue_app(url, pool_size=CONCURRENCY + 4)
-    register_refit(app, db, shutdown=shutdown, retry_seconds=retry_seconds)
+    own_workers: set[int] = set()
+    register_refit(app, db, shutdown=shutdown, retry_seconds=retry_seconds, own_workers=own_workers)
     async with app.open_async():
         stalled = settings.stalled_seconds
         worker = asyncio.create_task(
@@ -79,7 +80,7 @@ async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Ev
         )
         loops = [
             asyncio.create_task(_every(settings.schedule_seconds, lambda: request_due_refits(db))),
-            asyncio.create_task(_every(stalled / 3, lambda: _take_up_stalled(app, stalled))),
+            asyncio.create_task(_every(stalled / 3, lambda: _take_up_stalled(app, stalled, own_workers))),
         ]
         log.info("worker_started")
         stopped = asyncio.create_task(stopping.wait())
@@ -104,8 +105,8 @@ async def request_due_refits(db: Database) -> list[str]:
     return due
 
 
-async def _take_up_stalled(app: procrastinate.App, stalled_seconds: float) -> None:
-    count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds)
+async def _take_up_stalled(app: procrastinate.App, stalled_seconds: float, own_workers: set[int]) -> None:
+    count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds, own_workers=own_workers)
     if count:
         log.warning("stalled_jobs_taken_up", jobs=count)
 

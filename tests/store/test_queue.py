@@ -69,10 +69,11 @@ async def test_jobs_of_a_lost_worker_are_taken_up_again(own_db: Database, queue:
     lost = await queue.job_manager.register_worker()
     job = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=lost)
     assert job is not None
-    assert await retry_stalled_jobs(queue, stalled_seconds=30.0) == 0
+    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_workers=()) == 0
     async with own_db.begin() as connection:
         await connection.execute(text("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute'"))
-    assert await retry_stalled_jobs(queue, stalled_seconds=30.0) == 1
+    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_workers={lost}) == 0
+    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_workers=()) == 1
     again = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=await queue.job_manager.register_worker())
     assert again is not None
     assert again.id == job.id

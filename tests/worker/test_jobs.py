@@ -141,6 +141,16 @@ async def test_after_five_failures_the_refit_has_failed_and_the_model_stays(
     await runtime.aclose()
 
 
+async def test_a_worker_whose_heartbeat_is_late_does_not_take_up_its_own_job(
+    db: Database, database_url: str, environment_name: str
+) -> None:
+    await much_feedback(db, environment_name)
+    refit, _ = await request_refit(db, environment_name)
+    async with working(database_url, stalled_seconds=0.003):
+        found = await ended(db, refit)
+    assert (found.state, found.attempt) == (RefitState.SUCCEEDED, 1)
+
+
 async def test_a_worker_outlives_a_database_that_hangs_up(
     db: Database, database_url: str, environment_name: str
 ) -> None:
