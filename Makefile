@@ -55,7 +55,7 @@ COMPILE = $(VENV)/lock/bin/uv pip compile pyproject.toml --universal --python-ve
 lock: $(STAMP) ## compile the locks anew: versions and hashes, no registry's address
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	@$(COMPILE) --extra dev --output-file requirements.lock
-	@$(COMPILE) --constraint requirements.lock --output-file docker/requirements.lock
+	@$(COMPILE) --extra server --constraint requirements.lock --output-file docker/requirements.lock
 
 clean: ## remove the environment and caches; the data directory stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache
