@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import APIRouter, FastAPI
 
 from app.api import (
+    activity,
     environments,
     items,
     keys,
@@ -30,6 +31,7 @@ ROUTERS = (
     items.router,
     preferences.router,
     users.router,
+    activity.router,
     rewards.router,
     policies.router,
     refits.router,

@@ -1,19 +1,28 @@
 """Refits: asked for, followed, cancelled."""
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.api.auth import Admin, can_see
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
 from app.api.schemas.models import RefitAnswer, RefitList, RetrainAnswer
 from app.api.services import Services, UsedServices
-from app.domain import ApiKey, NotFoundError, Refit
-from app.store import cancel_refit, get_refit, list_refits, request_refit
+from app.domain import ApiKey, NotFoundError, Refit, RefitState, StoreUnavailableError
+from app.store import Database, cancel_refit, get_refit, list_refits, request_refit
 
 router = APIRouter(tags=["refits"])
+
+LOOK_SECONDS = 0.25
+"""How often a refit that is followed is looked at; the worker writes its progress every half second."""
+
+ENDED = frozenset({RefitState.SUCCEEDED, RefitState.FAILED, RefitState.CANCELLED})
 
 RefitId = Annotated[UUID, Path(description="The refit's id.", examples=["0f8fad5b-d9cb-469f-a165-70867728950e"])]
 
@@ -79,6 +88,53 @@ async def list_all(
 )
 async def get(refit: RefitId, services: UsedServices, key: Admin) -> RefitAnswer:
     return RefitAnswer.of(await _visible(refit, services, key))
+
+
+async def _followed(refit: RefitId, services: UsedServices, key: Admin) -> Refit:
+    return await _visible(refit, services, key)
+
+
+@router.get(
+    "/v1/admin/refits/{refit}/events",
+    summary="Follow a refit as it goes",
+    description="Server-sent events named `refit`, each the whole refit as `GET /v1/admin/refits/{refit}` answers it: "
+    "one at once, one a change, and the last one when it has ended, which ends the stream. A refit that is deleted "
+    "with its environment ends the stream too.",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The refit, at every change.",
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                    "example": "event: refit\r\ndata: " + json.dumps(_REFIT) + "\r\n\r\n",
+                }
+            },
+        },
+        **problems("not-found"),
+    },
+)
+async def events(services: UsedServices, followed: Annotated[Refit, Depends(_followed)]) -> EventSourceResponse:
+    return EventSourceResponse(_changes(services.db, followed))
+
+
+async def _changes(db: Database, refit: Refit) -> AsyncIterator[ServerSentEvent]:
+    yield _event(refit)
+    while refit.state not in ENDED:
+        await asyncio.sleep(LOOK_SECONDS)
+        try:
+            now = await get_refit(db, refit.id)
+        except StoreUnavailableError:
+            continue
+        except NotFoundError:
+            return
+        if now != refit:
+            refit = now
+            yield _event(refit)
+
+
+def _event(refit: Refit) -> ServerSentEvent:
+    return ServerSentEvent(RefitAnswer.of(refit).model_dump_json(), event="refit")
 
 
 @router.post(

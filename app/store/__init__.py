@@ -3,6 +3,7 @@
 Each public coroutine is one whole transaction on a `Database`.
 """
 
+from app.store.activity import Bucket, feedback_activity, list_users
 from app.store.database import Database
 from app.store.embedded import EmbeddedPostgres
 from app.store.environments import (
@@ -44,6 +45,7 @@ from app.store.users import ServingState, UserState, erase_user, export_user, se
 __all__ = [
     "QUEUE",
     "REFIT_TASK",
+    "Bucket",
     "Database",
     "EmbeddedPostgres",
     "EnvironmentSummary",
@@ -64,6 +66,7 @@ __all__ = [
     "environment_summary",
     "erase_user",
     "export_user",
+    "feedback_activity",
     "finish_refit",
     "get_environment",
     "get_model",
@@ -74,6 +77,7 @@ __all__ = [
     "list_keys",
     "list_models",
     "list_refits",
+    "list_users",
     "load_model",
     "load_preferences",
     "migrate",

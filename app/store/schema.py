@@ -137,6 +137,7 @@ preferences = Table(
     ForeignKeyConstraint(["environment_id", "user_key"], ["users.environment_id", "users.id"], ondelete="CASCADE"),
     UniqueConstraint("environment_id", "client_id"),
     Index(None, "environment_id", "user_key"),
+    Index(None, "recorded_at", postgresql_using="brin"),
 )
 
 refits = Table(

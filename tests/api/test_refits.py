@@ -1,3 +1,4 @@
+import json
 from uuid import uuid4
 
 import httpx
@@ -52,3 +53,27 @@ def test_an_unknown_model_version_is_not_found(api: httpx.Client, catalog: str) 
     for response in (api.get(path), api.post(f"{path}/promote")):
         detail = f"Environment '{catalog}' has no model version 3."
         assert found_problem(response) == problem("not-found", 404, detail)
+
+
+def test_a_refit_is_followed_until_it_has_ended(api: httpx.Client, catalog: str) -> None:
+    asked = api.post(f"/v1/admin/environments/{catalog}/retrain").headers["location"]
+    states = []
+    with api.stream("GET", f"{asked}/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                states.append(json.loads(line.removeprefix("data: ")))
+                if len(states) == 1:
+                    api.post(f"{asked}/cancel")
+    assert [one["state"] for one in states] == ["queued", "cancelled"]
+    assert states[-1] == api.get(asked).json()
+
+
+def test_a_followed_refit_that_goes_with_its_environment_ends_the_stream(api: httpx.Client, catalog: str) -> None:
+    asked = api.post(f"/v1/admin/environments/{catalog}/retrain").headers["location"]
+    with api.stream("GET", f"{asked}/events") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: refit"
+        assert api.delete(f"/v1/environments/{catalog}").status_code == 204
+        assert sum(line.startswith("data: ") for line in lines) == 1
+    assert found_problem(api.get(f"{asked}/events"))["status"] == 404

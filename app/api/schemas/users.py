@@ -37,3 +37,26 @@ class ErasureReceipt(Answer):
 class UserExport(Answer):
     user: str
     preferences: list[dict[str, Any]]
+
+
+class UserListed(Answer):
+    user: str
+    feedback_count: int
+    first_at: datetime
+    last_at: datetime
+
+
+class UserList(Answer):
+    users: list[UserListed]
+    next: str | None = Field(description="Pass it as `after` for the next page; null on the last one.")
+
+
+class ActivityBucket(Answer):
+    start: datetime
+    n_preferences: int = Field(description="Recorded from `start` to the next bucket's.")
+
+
+class ActivityAnswer(Answer):
+    span: str
+    bucket_seconds: float
+    buckets: list[ActivityBucket] = Field(description="Oldest first.")
