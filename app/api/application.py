@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI
 
 from app.api import (
     activity,
+    compat,
     environments,
     items,
     keys,
@@ -39,6 +40,7 @@ ROUTERS = (
     keys.router,
     operations.router,
     problems.router,
+    *compat.ROUTERS,
 )
 
 

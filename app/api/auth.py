@@ -1,9 +1,11 @@
 """Who calls, and what the key allows: scopes, and the environments that it can see."""
 
 import hmac
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -25,21 +27,51 @@ _BOOTSTRAP = ApiKey(
 )
 
 
+PROTECTED = ("/v1/", "/v2/", "/compat/", "/personalizer/")
+
+_IN_PATH = re.compile(r"/compat/keys/(?P<secret>[^/]+)(?P<rest>/.+)")
+"""Training frameworks post rewards' questions to an address and nothing else."""
+
+AZURE_HEADER = "ocp-apim-subscription-key"
+"""Where clients of Azure's services put their key."""
+
+
 class Authentication:
-    """Refuses calls of the API without a valid key, before their bodies are read."""
+    """Refuses calls of the API without a valid key, before their bodies are read.
+
+    A key in the path is taken out of it, so that nothing behind this layer can log or repeat it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
             try:
-                key = await _key_of(scope["app"].state.services, Headers(scope=scope).get("authorization"))
+                key = await _key_of_request(scope)
             except DomainError as error:
                 await domain_problem(scope, error)(scope, receive, send)
                 return
             scope["state"]["key"] = key
         await self._app(scope, receive, send)
+
+
+async def _key_of_request(scope: AsgiScope) -> ApiKey:
+    services: Services = scope["app"].state.services
+    in_path = _IN_PATH.fullmatch(scope["path"])
+    if in_path is not None:
+        scope["path"] = "/compat" + in_path["rest"]
+        scope["raw_path"] = quote(scope["path"]).encode()
+        key = await _key_of(services, f"Bearer {in_path['secret']}")
+        if not services.open_to_all and key.scopes != {Scope.READ}:
+            held = ", ".join(sorted(key.scopes))
+            raise PermissionDeniedError(f"a key in the path may have the scope read and no other; this one has {held}.")
+        return key
+    headers = Headers(scope=scope)
+    header = headers.get("authorization")
+    if header is None and scope["path"].startswith("/personalizer/") and AZURE_HEADER in headers:
+        header = f"Bearer {headers[AZURE_HEADER]}"
+    return await _key_of(services, header)
 
 
 async def _key_of(services: Services, header: str | None) -> ApiKey:

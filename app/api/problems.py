@@ -185,9 +185,14 @@ def problem_response(
         sent["WWW-Authenticate"] = 'Bearer realm="psharelora"'
     if kind.status == 503:
         sent["Retry-After"] = RETRY_AFTER_SECONDS
-    return JSONResponse(
-        document.model_dump(exclude_none=True), status_code=kind.status, media_type=MEDIA_TYPE, headers=sent
-    )
+    content = document.model_dump(exclude_none=True)
+    if scope["path"].startswith("/personalizer/"):
+        # What Azure's clients look for.
+        content["error"] = {"code": _AZURE_CODES.get(kind.status, "BadRequest"), "message": detail}
+    return JSONResponse(content, status_code=kind.status, media_type=MEDIA_TYPE, headers=sent)
+
+
+_AZURE_CODES = {404: "ResourceNotFound", 500: "InternalServerError", 503: "InternalServerError"}
 
 
 def request_id_of(scope: Scope) -> str:

@@ -20,6 +20,7 @@ from app.domain.errors import (
     StoreUnavailableError,
     UnauthenticatedError,
 )
+from app.domain.event import RankedEvent
 from app.domain.keys import ApiKey, Scope
 from app.domain.model import ModelStatus, ModelVersion, StoredModel
 from app.domain.preference import (
@@ -57,6 +58,7 @@ __all__ = [
     "Option",
     "PermissionDeniedError",
     "Preference",
+    "RankedEvent",
     "Recorded",
     "Refit",
     "RefitPhase",

@@ -14,6 +14,7 @@ from app.store.environments import (
     list_environments,
     put_environment,
 )
+from app.store.events import EVENT_LIFETIME, find_event, note_event, record_event
 from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
 from app.store.keys import authenticate, create_key, list_keys, revoke_key
 from app.store.loading import load_preferences, user_comparisons
@@ -43,6 +44,7 @@ from app.store.refits import (
 from app.store.users import ServingState, UserState, erase_user, export_user, serving_state, user_state
 
 __all__ = [
+    "EVENT_LIFETIME",
     "QUEUE",
     "REFIT_TASK",
     "Bucket",
@@ -67,6 +69,7 @@ __all__ = [
     "erase_user",
     "export_user",
     "feedback_activity",
+    "find_event",
     "finish_refit",
     "get_environment",
     "get_model",
@@ -81,10 +84,12 @@ __all__ = [
     "load_model",
     "load_preferences",
     "migrate",
+    "note_event",
     "promote_model",
     "publish_model",
     "put_environment",
     "queue_app",
+    "record_event",
     "record_preferences",
     "report_progress",
     "request_refit",

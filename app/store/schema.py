@@ -214,6 +214,25 @@ adapters = Table(
     Index(None, "environment_id", "version"),
 )
 
+ranked_events = Table(
+    "ranked_events",
+    metadata,
+    _environment(),
+    Column("event_id", _Name, nullable=False),
+    Column("user_id", _Name, nullable=False),
+    # Options and context as preferences take them on the wire: they become preferences when the reward comes.
+    Column("chosen", JSONB, nullable=False),
+    Column("others", JSONB, nullable=False),
+    Column("context", JSONB(none_as_null=True)),
+    Column("active", Boolean, nullable=False),
+    Column("reward", Double),
+    _now("created_at"),
+    Column("expires_at", _Moment, nullable=False),
+    PrimaryKeyConstraint("environment_id", "event_id"),
+    Index(None, "environment_id", "user_id"),
+    Index("ranked_events_expires_at_idx", "environment_id", "expires_at"),
+)
+
 api_keys = Table(
     "api_keys",
     metadata,

@@ -11,7 +11,7 @@ from app.domain import NotFoundError
 from app.store.database import look_up, transaction
 from app.store.encoding import bytes_to_floats, bytes_to_steps
 from app.store.environments import environment_key, lock_environment
-from app.store.schema import environments, preferences, users
+from app.store.schema import environments, preferences, ranked_events, users
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,10 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> int:
     Published models keep what they learnt of all users together, and nothing of this one.
     """
     environment = await lock_environment(connection, name, exclusive=True)
+    events = ranked_events.c
+    await connection.execute(
+        delete(ranked_events).where(events.environment_id == environment.id, events.user_id == user)
+    )
     user_key = await connection.scalar(
         select(users.c.id).where(users.c.environment_id == environment.id, users.c.user_id == user)
     )
