@@ -93,8 +93,8 @@ _FAILURES = problems(
     "corrupt-model",
 )
 _KEY = (
-    "The key may come as `Ocp-Apim-Subscription-Key`, with the scopes `read` and `feedback`; a key for one environment only needs "
-    "no `X-Psharelora-Environment`. Errors are problem documents that also carry Azure's `error`."
+    "The key may come as `Ocp-Apim-Subscription-Key`, with the scopes `read` and `feedback`; a key for one environment "
+    "only needs no `X-Psharelora-Environment`. Errors are problem documents that also carry Azure's `error`."
 )
 _RANK_BODY = {
     "contextFeatures": [{"user": "ada"}, {"daytime": "morning"}],

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "20261124_1_ranked_events"
-down_revision = "20261123_2_queue"
+revision = "20261124_10_ranked_events"
+down_revision = "20261124_9_recorded_at"
 branch_labels = None
 depends_on = None
 
