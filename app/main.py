@@ -17,7 +17,7 @@ from app.learning import prepare
 from app.observability import HttpMetrics, configure_logging
 from app.serving import ServingRuntime
 from app.settings import Settings
-from app.store import Database, EmbeddedPostgres, require_current_schema
+from app.store import Current, Database, EmbeddedPostgres, Notices, require_current_schema
 
 log = structlog.get_logger()
 
@@ -58,8 +58,13 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         await anyio.to_thread.run_sync(prepare)
         api_key = _revealed(settings.embeddings_api_key)
         encode_for = partial(encoder_for, api_key=api_key)
+        notices = Notices(db.url)
+        current = Current(db, notices)
+        stack.push_async_callback(notices.aclose)
+        await notices.start()
         runtime = ServingRuntime(
             db,
+            current,
             compute_threads=settings.compute_threads,
             plan_seconds=settings.plan_seconds,
             plan_tolerance=settings.plan_tolerance,
@@ -68,6 +73,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         log.info("started", embedded_database=settings.database_url is None, authentication=settings.auth)
         yield Services(
             db=db,
+            current=current,
             runtime=runtime,
             encoder_for=encode_for,
             probe_dim=partial(probe_dim, api_key=api_key),

@@ -16,7 +16,6 @@ from starlette.types import Scope as AsgiScope
 from app.api.problems import domain_problem
 from app.api.services import Services
 from app.domain import ApiKey, DomainError, NotFoundError, PermissionDeniedError, Scope, UnauthenticatedError
-from app.store import authenticate
 
 _BOOTSTRAP = ApiKey(
     id="bootstrap",
@@ -85,7 +84,7 @@ async def _key_of(services: Services, header: str | None) -> ApiKey:
         raise UnauthenticatedError("the Authorization header must be Bearer <key>.")
     if services.admin_key is not None and hmac.compare_digest(secret.encode(), services.admin_key.encode()):
         return _BOOTSTRAP
-    return await authenticate(services.db, secret)
+    return await services.current.key(secret)
 
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key, as `Bearer <key>`.")

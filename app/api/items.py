@@ -12,7 +12,7 @@ from app.api.schemas.base import Id
 from app.api.schemas.preferences import ItemAnswer, ItemList, ItemsBody, UpsertedAnswer
 from app.api.services import UsedServices
 from app.domain import CatalogEnvironment, InvalidInputError
-from app.store import get_environment, list_items, retire_item, upsert_items
+from app.store import list_items, retire_item, upsert_items
 
 router = APIRouter(tags=["items"])
 
@@ -46,7 +46,7 @@ async def put(
     services: UsedServices,
     _: Admin,
 ) -> UpsertedAnswer:
-    defined = await get_environment(services.db, environment)
+    defined = (await services.current.environment(environment)).definition
     if not isinstance(defined, CatalogEnvironment):
         raise InvalidInputError(f"environment {environment} is an MDP, and has no items.", pointer="/items")
     reader = await reader_for(defined, body.items, services.encoder_for)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Query
 
 from app import serving
 from app.api.auth import Reader
+from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
@@ -13,7 +14,6 @@ from app.api.schemas.answers import ActionAnswer, ActionBody, PolicyAnswer
 from app.api.schemas.base import Label
 from app.api.services import UsedServices
 from app.api.users import UserId
-from app.store import get_environment
 
 router = APIRouter(tags=["policies"])
 
@@ -68,9 +68,14 @@ Confidence = Annotated[
     responses={200: example(_POLICY), **problems("not-found", "model-not-ready", "corrupt-model")},
 )
 async def policy(
-    environment: EnvironmentName, user: UserId, services: UsedServices, _: Reader, confidence: Confidence = None
+    environment: EnvironmentName,
+    user: UserId,
+    services: UsedServices,
+    _: Reader,
+    after: After,
+    confidence: Confidence = None,
 ) -> PolicyAnswer:
-    answer = await services.runtime.policy(environment, user, confidence=confidence)
+    answer = await services.runtime.policy(environment, user, confidence=confidence, after=after)
     return PolicyAnswer(
         **_certificate(answer),
         states=list(answer.states),
@@ -92,6 +97,7 @@ async def actions(
     user: UserId,
     services: UsedServices,
     _: Reader,
+    after: After,
     state: Annotated[
         Label | None, Query(description="A state's name or index; a catalogue has none.", examples=["tired"])
     ] = None,
@@ -99,7 +105,9 @@ async def actions(
     confidence: Confidence = None,
     seed: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")] = None,
 ) -> ActionAnswer:
-    answer = await services.runtime.actions(environment, user, state, step, confidence=confidence, seed=seed)
+    answer = await services.runtime.actions(
+        environment, user, state, step, confidence=confidence, seed=seed, after=after
+    )
     return _action(answer)
 
 
@@ -126,11 +134,19 @@ async def actions_by_body(
     body: Annotated[ActionBody, Body(openapi_examples={"state": {"value": {"state": "tired", "step": 0, "seed": 7}}})],
     services: UsedServices,
     _: Reader,
+    after: After,
 ) -> ActionAnswer:
-    defined = await get_environment(services.db, environment)
+    defined = (await services.current.environment(environment)).definition
     _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
     answer = await services.runtime.actions(
-        environment, user, body.state, body.step, confidence=body.confidence, context=context, seed=body.seed
+        environment,
+        user,
+        body.state,
+        body.step,
+        confidence=body.confidence,
+        context=context,
+        seed=body.seed,
+        after=after,
     )
     return _action(answer)
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Request, Response
 
 from app.api.auth import Feeder
+from app.api.consistency import TOKEN_RESPONSE_HEADERS, acknowledge
 from app.api.conversion import reader_for
 from app.api.environments import EnvironmentName, example
 from app.api.imports import Import
@@ -15,7 +16,7 @@ from app.api.problems import problems
 from app.api.schemas.preferences import ImportAnswer, PreferenceBatch, PreferenceBody, PreferencesBody, RecordedAnswer
 from app.api.services import UsedServices
 from app.domain import DomainError
-from app.store import get_environment, record_preferences
+from app.store import record_preferences
 
 router = APIRouter(tags=["preferences"])
 
@@ -52,11 +53,12 @@ _EXAMPLES: dict[str, Any] = {
     "/v1/environments/{environment}/preferences",
     summary="Record preferences",
     description='One preference, or `{"preferences": [...]}` with at most 1,000: all or nothing. Answered after the '
-    "commit; the next answer to these users rests on them, without waiting for a refit. With an `id` a preference may "
-    "be sent again safely.",
+    "commit; the next answer to these users rests on them, without waiting for a refit. Another process answers from "
+    "them within milliseconds, and at once where the request sends the `Consistency-Token` of this answer. With an "
+    "`id` a preference may be sent again safely.",
     status_code=201,
     responses={
-        201: example({"accepted": 2, "duplicates": 0}, "Stored."),
+        201: {**example({"accepted": 2, "duplicates": 0}, "Stored."), "headers": TOKEN_RESPONSE_HEADERS},
         **problems(
             "malformed-json", "not-found", "conflict", "body-too-large", "unsupported-media-type", "encoder-unavailable"
         ),
@@ -66,11 +68,14 @@ async def record(
     environment: EnvironmentName,
     body: Annotated[PreferencesBody, Body(openapi_examples=_EXAMPLES)],
     services: UsedServices,
+    response: Response,
     _: Feeder,
 ) -> RecordedAnswer:
     many = isinstance(body, PreferenceBatch)
     bodies: Sequence[PreferenceBody] = body.preferences if isinstance(body, PreferenceBatch) else [body]
-    reader = await reader_for(await get_environment(services.db, environment), bodies, services.encoder_for)
+    reader = await reader_for(
+        (await services.current.environment(environment)).definition, bodies, services.encoder_for
+    )
     try:
         batch = [reader.preference(one, f"/preferences/{index}") for index, one in enumerate(bodies)]
         recorded = await record_preferences(services.db, environment, batch)
@@ -79,6 +84,7 @@ async def record(
             raise
         raise _from_root(error) from error
     services.metrics.count_preferences(accepted=recorded.accepted, duplicates=recorded.duplicates)
+    acknowledge(response, recorded.position)
     return RecordedAnswer(accepted=recorded.accepted, duplicates=recorded.duplicates)
 
 
@@ -123,7 +129,7 @@ def _from_root(error: DomainError) -> DomainError:
 async def import_lines(
     environment: EnvironmentName, request: Request, services: UsedServices, _: Feeder
 ) -> ImportAnswer:
-    importing = Import(services, await get_environment(services.db, environment))
+    importing = Import(services, (await services.current.environment(environment)).definition)
     async for chunk in request.stream():
         await importing.feed(chunk)
     answer = await importing.finish()

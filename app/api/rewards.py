@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 
 from app.api.auth import Reader
+from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
@@ -15,7 +16,6 @@ from app.api.schemas.options import OptionBody
 from app.api.services import UsedServices
 from app.api.users import UserId
 from app.serving import RewardAnswer
-from app.store import get_environment
 
 router = APIRouter(tags=["rewards"])
 
@@ -49,10 +49,11 @@ async def rewards(
     body: Annotated[RewardsBody, Body(openapi_examples={"options": {"value": _REWARDS_BODY}})],
     services: UsedServices,
     _: Reader,
+    after: After,
 ) -> RewardsAnswer:
-    defined = await get_environment(services.db, environment)
+    defined = (await services.current.environment(environment)).definition
     options, context = await options_and_context(defined, body.options, body.context, services.encoder_for)
-    answer = await services.runtime.rewards(environment, user, options, context)
+    answer = await services.runtime.rewards(environment, user, options, context, after=after)
     return RewardsAnswer(
         model_version=answer.model_version,
         feedback_seen=answer.feedback_seen,
@@ -86,11 +87,18 @@ async def rank(
     ],
     services: UsedServices,
     _: Reader,
+    after: After,
 ) -> RankAnswer:
-    defined = await get_environment(services.db, environment)
+    defined = (await services.current.environment(environment)).definition
     options, context = await options_and_context(defined, body.options or (), body.context, services.encoder_for)
     answer = await services.runtime.rank(
-        environment, user, None if body.options is None else options, context, top_n=body.top_n, by=body.by
+        environment,
+        user,
+        None if body.options is None else options,
+        context,
+        top_n=body.top_n,
+        by=body.by,
+        after=after,
     )
     return RankAnswer(
         model_version=answer.model_version,
@@ -125,9 +133,10 @@ async def queries(
     user: UserId,
     services: UsedServices,
     _: Reader,
+    after: After,
     n: Annotated[int, Query(ge=1, le=100, description="How many pairs.")] = 1,
 ) -> QueriesAnswer:
-    answer = await services.runtime.queries(environment, user, n)
+    answer = await services.runtime.queries(environment, user, n, after=after)
     return QueriesAnswer(
         model_version=answer.model_version,
         feedback_seen=answer.feedback_seen,

@@ -9,12 +9,13 @@ from fastapi import Depends, Request
 from app.api.conversion import EncoderFor
 from app.observability import HttpMetrics
 from app.serving import ServingRuntime
-from app.store import Database
+from app.store import Current, Database
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     db: Database
+    current: Current
     runtime: ServingRuntime
     encoder_for: EncoderFor
     probe_dim: Callable[[str, str], Awaitable[int]]

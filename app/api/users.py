@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
 from app.api.auth import Admin, Reader
+from app.api.consistency import After
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
 from app.api.schemas.base import Id
@@ -45,9 +46,11 @@ _PREFERENCE: dict[str, Any] = {
     "none, and is served the population's answers.",
     responses={200: example(_USER), **problems("not-found")},
 )
-async def get(environment: EnvironmentName, user: UserId, services: UsedServices, _: Reader) -> UserAnswer:
+async def get(
+    environment: EnvironmentName, user: UserId, services: UsedServices, _: Reader, after: After
+) -> UserAnswer:
     state = await user_state(services.db, environment, user)
-    summary = await services.runtime.user_summary(environment, user)
+    summary = await services.runtime.user_summary(environment, user, after=after)
     return UserAnswer(
         user=user,
         feedback_count=0 if state is None else state.feedback_count,

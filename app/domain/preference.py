@@ -1,6 +1,6 @@
 """Preferences as a client says them, after the edge has checked their shape."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -70,3 +70,5 @@ class Recorded:
 
     accepted: int
     duplicates: int
+    position: int | None = field(default=None, compare=False)
+    """Of the transaction, as notices tell it; None where nothing was written."""

@@ -47,11 +47,13 @@ from app.serving.questions import item_queries, trajectory_queries
 from app.serving.scoring import belief_about, belief_about_items, context_features, item_ids, ranking_of, reward_answers
 from app.serving.snapshot import Catalogue, FoldedUser, Ground, Snapshot
 from app.store import (
+    Current,
     Database,
-    ServingState,
+    EnvironmentState,
+    Notices,
+    UserCount,
     all_items,
     export_user,
-    get_environment,
     load_model,
     serving_state,
     stored_adapter,
@@ -75,6 +77,8 @@ class ServingRuntime:
 
     Parameters
     ----------
+    current
+        What this process remembers of the database; without it, every request asks.
     compute_threads
         Threads for scoring, fold-ins and planning.
     plan_seconds
@@ -84,9 +88,16 @@ class ServingRuntime:
     """
 
     def __init__(
-        self, db: Database, *, compute_threads: int = 2, plan_seconds: float = 2.0, plan_tolerance: float = 1e-4
+        self,
+        db: Database,
+        current: Current | None = None,
+        *,
+        compute_threads: int = 2,
+        plan_seconds: float = 2.0,
+        plan_tolerance: float = 1e-4,
     ) -> None:
         self._db = db
+        self._current = current or Current(db, Notices(db.url))
         self._plan_seconds = plan_seconds
         self._plan_tolerance = plan_tolerance
         self._threads = ThreadPoolExecutor(compute_threads, thread_name_prefix="serving")
@@ -102,9 +113,15 @@ class ServingRuntime:
         self._threads.shutdown()
 
     async def rewards(
-        self, env: str, user: str, options: Sequence[Option], context: Context | None = None
+        self,
+        env: str,
+        user: str,
+        options: Sequence[Option],
+        context: Context | None = None,
+        *,
+        after: int | None = None,
     ) -> RewardsAnswer:
-        """What each option is worth to the user.
+        """What each option is worth to the user; `after` is the position of a transaction that must be in the answer.
 
         Raises
         ------
@@ -113,7 +130,7 @@ class ServingRuntime:
         InvalidInputError
             An option or context that this environment cannot have.
         """
-        ground = await self._ground(env, user)
+        ground = await self._ground(env, user, after)
         belief = await self._compute(lambda: belief_about(ground, options, context))
         return RewardsAnswer(**ground.grounds, rewards=reward_answers(belief, ground.environment.confidence))
 
@@ -126,9 +143,10 @@ class ServingRuntime:
         *,
         top_n: int | None = None,
         by: By = "mean",
+        after: int | None = None,
     ) -> RankAnswer:
         """The options, or the whole catalogue, best first."""
-        ground = await self._ground(env, user)
+        ground = await self._ground(env, user, after)
         if options is None:
             if not ground.catalogue.ids:
                 raise InvalidInputError(
@@ -147,10 +165,16 @@ class ServingRuntime:
         return RankAnswer(**ground.grounds, by=by, ranking=ranking)
 
     async def policy(
-        self, env: str, user: str, *, confidence: float | None = None, context: Context | None = None
+        self,
+        env: str,
+        user: str,
+        *,
+        confidence: float | None = None,
+        context: Context | None = None,
+        after: int | None = None,
     ) -> PolicyAnswer:
         """The whole robust policy; `confidence` 0 plans for the estimate alone, None takes the environment's."""
-        ground = await self._ground(env, user)
+        ground = await self._ground(env, user, after)
         return policy_answer(ground, await self._plan(ground, confidence, context))
 
     async def actions(
@@ -163,9 +187,10 @@ class ServingRuntime:
         confidence: float | None = None,
         context: Context | None = None,
         seed: int | None = None,
+        after: int | None = None,
     ) -> ActionAnswer:
         """What to do in a state, by name or index, at a step; or what to choose from a catalogue."""
-        ground = await self._ground(env, user)
+        ground = await self._ground(env, user, after)
         index, at = state_index(ground, state), check_step(ground, step)
         made = await self._plan(ground, confidence, context)
         from_state = not visits(made, index, at)
@@ -173,9 +198,11 @@ class ServingRuntime:
             made = await self._plan(ground, confidence, context, start=(index, at))
         return action_answer(ground, made, index, at, from_state=from_state, seed=seed)
 
-    async def queries(self, env: str, user: str, n: int = 1, *, context: Context | None = None) -> QueriesAnswer:
+    async def queries(
+        self, env: str, user: str, n: int = 1, *, context: Context | None = None, after: int | None = None
+    ) -> QueriesAnswer:
         """At most n pairs to ask the user next, none of which they have answered."""
-        ground = await self._ground(env, user)
+        ground = await self._ground(env, user, after)
         said = await export_user(self._db, env, user) if ground.user.feedback_seen else []
         if isinstance(ground.environment, MdpEnvironment):
             made = await self._plan(ground, None, context)
@@ -184,10 +211,10 @@ class ServingRuntime:
             queries = await self._compute(lambda: item_queries(ground, n, said, context))
         return QueriesAnswer(**ground.grounds, queries=queries)
 
-    async def user_summary(self, env: str, user: str) -> UserSummary | None:
+    async def user_summary(self, env: str, user: str, *, after: int | None = None) -> UserSummary | None:
         """How the user's adapter was estimated; None before the first model."""
         try:
-            ground = await self._ground(env, user)
+            ground = await self._ground(env, user, after)
         except ModelNotReadyError:
             return None
         adapter = ground.adapter
@@ -195,52 +222,54 @@ class ServingRuntime:
             **ground.grounds, rank=ground.model.rank, converged=adapter.converged, iterations=adapter.iterations
         )
 
-    async def _ground(self, env: str, user: str) -> Ground:
-        state = await serving_state(self._db, env, user)
-        if state.published_version is None:
-            raise ModelNotReadyError(_not_ready(env, state.preference_count))
-        version = state.published_version
-        key = (state.environment_id, state.revision, version)
-        snapshot = await self._snapshots.get(key, lambda: self._load_snapshot(env, state, version))
-        catalogue = await self._catalogue(env, state, snapshot)
-        folded = await self._fold_in(env, user, state, snapshot)
+    async def _ground(self, env: str, user: str, after: int | None) -> Ground:
+        environment, said = await self._current.user(env, user, after)
+        version = environment.published_version
+        if version is None:
+            raise ModelNotReadyError(_not_ready(env, (await serving_state(self._db, env, user)).preference_count))
+        key = (environment.id, environment.revision, version)
+        snapshot = await self._snapshots.get(key, lambda: self._load_snapshot(environment, version))
+        catalogue = await self._catalogue(environment)
+        folded = await self._fold_in(environment, user, said, snapshot)
         return Ground(
-            environment_id=state.environment_id,
-            user_key=state.user_key if state.feedback_count else None,
-            revisions=(state.revision, state.catalog_revision),
+            environment_id=environment.id,
+            user_key=said.user_key if said.feedback_count else None,
+            revisions=(environment.revision, environment.catalog_revision),
             snapshot=snapshot,
             catalogue=catalogue,
             user=folded,
         )
 
-    async def _load_snapshot(self, env: str, state: ServingState, version: int) -> Snapshot:
-        environment = await get_environment(self._db, env)
-        stored = await load_model(self._db, env, version)
-        snapshot = await self._compute(lambda: Snapshot.of(environment, stored))
-        here = state.environment_id
-        self._snapshots.drop(lambda key: key[0] == here and key[1:] != (state.revision, version))
+    async def _load_snapshot(self, environment: EnvironmentState, version: int) -> Snapshot:
+        stored = await load_model(self._db, environment.definition.name, version)
+        snapshot = await self._compute(lambda: Snapshot.of(environment.definition, stored))
+        here = environment.id
+        self._snapshots.drop(lambda key: key[0] == here and key[1:] != (environment.revision, version))
         self._users.drop(lambda key: key[0] == here and key[1] != version)
         self._plans.drop(lambda key: key[0] == here)
         return snapshot
 
-    async def _catalogue(self, env: str, state: ServingState, snapshot: Snapshot) -> Catalogue:
-        if not isinstance(snapshot.environment, CatalogEnvironment):
+    async def _catalogue(self, environment: EnvironmentState) -> Catalogue:
+        if not isinstance(environment.definition, CatalogEnvironment):
             return NO_CATALOGUE
-        key = (state.environment_id, state.catalog_revision)
-        return await self._catalogues.get(key, lambda: self._load_catalogue(env, state))
+        key = (environment.id, environment.catalog_revision)
+        return await self._catalogues.get(key, lambda: self._load_catalogue(environment))
 
-    async def _load_catalogue(self, env: str, state: ServingState) -> Catalogue:
-        table = await all_items(self._db, env)
+    async def _load_catalogue(self, environment: EnvironmentState) -> Catalogue:
+        table = await all_items(self._db, environment.definition.name)
         catalogue = await self._compute(lambda: Catalogue.of(table))
-        here = state.environment_id
-        self._catalogues.drop(lambda key: key[0] == here and key[1] != state.catalog_revision)
+        here = environment.id
+        self._catalogues.drop(lambda key: key[0] == here and key[1] != environment.catalog_revision)
         return catalogue
 
-    async def _fold_in(self, env: str, user: str, state: ServingState, snapshot: Snapshot) -> FoldedUser:
-        if state.user_key is None or state.feedback_count == 0:
+    async def _fold_in(
+        self, environment: EnvironmentState, user: str, said: UserCount, snapshot: Snapshot
+    ) -> FoldedUser:
+        if said.user_key is None or said.feedback_count == 0:
             return FoldedUser(snapshot.model.population(), 0)
-        key = (state.environment_id, snapshot.version, state.user_key, state.feedback_count)
-        return await self._users.get(key, lambda: self._estimate(env, user, state.feedback_count, snapshot))
+        env, count = environment.definition.name, said.feedback_count
+        key = (environment.id, snapshot.version, said.user_key, count)
+        return await self._users.get(key, lambda: self._estimate(env, user, count, snapshot))
 
     async def _estimate(self, env: str, user: str, feedback_count: int, snapshot: Snapshot) -> FoldedUser:
         """The refit's own adapter where the user has said nothing since, else the solve over all that they said."""

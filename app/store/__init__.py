@@ -4,9 +4,11 @@ Each public coroutine is one whole transaction on a `Database`.
 """
 
 from app.store.activity import Bucket, feedback_activity, list_users
-from app.store.database import Database
+from app.store.current import Current
+from app.store.database import Database, Notice
 from app.store.embedded import EmbeddedPostgres
 from app.store.environments import (
+    EnvironmentState,
     EnvironmentSummary,
     delete_environment,
     environment_summary,
@@ -29,6 +31,7 @@ from app.store.models import (
     publish_model,
     stored_adapter,
 )
+from app.store.notices import Notices, announce
 from app.store.preferences import record_preferences
 from app.store.queue import QUEUE, REFIT_TASK, queue_app, retry_stalled_jobs
 from app.store.refits import (
@@ -41,24 +44,30 @@ from app.store.refits import (
     report_progress,
     request_refit,
 )
-from app.store.users import ServingState, UserState, erase_user, export_user, serving_state, user_state
+from app.store.users import ServingState, UserCount, UserState, erase_user, export_user, serving_state, user_state
 
 __all__ = [
     "EVENT_LIFETIME",
     "QUEUE",
     "REFIT_TASK",
     "Bucket",
+    "Current",
     "Database",
     "EmbeddedPostgres",
+    "EnvironmentState",
     "EnvironmentSummary",
     "NewModel",
+    "Notice",
+    "Notices",
     "SchemaBehindError",
     "SchemaState",
     "ServingState",
     "StoredAdapter",
     "Upserted",
+    "UserCount",
     "UserState",
     "all_items",
+    "announce",
     "authenticate",
     "begin_refit",
     "cancel_refit",

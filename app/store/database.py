@@ -3,6 +3,7 @@
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
@@ -23,10 +24,27 @@ _LOST_RACES = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFail
 _OPTIONS = "-c TimeZone=UTC -c lock_timeout=30s -c idle_in_transaction_session_timeout=300s"
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something changed: users' feedback (`users` with `environment_id`), an environment, a key; all None: anything."""
+
+    environment_id: int | None = None
+    users: tuple[str, ...] | None = None
+    """None: the environment itself; empty: all its users."""
+    key_id: str | None = None
+
+
+EVERYTHING = Notice()
+
+_CHANGES = "psharelora_changes"
+
+
 class Database:
     """A pool of connections to one PostgreSQL database; made once a process, disposed of by who made it."""
 
     def __init__(self, url: str, *, pool_size: int = 10, pool_timeout_seconds: float = 10.0) -> None:
+        self.url = plain_url(url)
+        self._told: list[Callable[[Notice], None]] = []
         self.engine = create_async_engine(
             driver_url(url),
             pool_size=pool_size,
@@ -41,7 +59,11 @@ class Database:
         """One transaction: committed at the end, rolled back by an exception."""
         try:
             async with self.engine.execution_options(isolation_level=isolation).begin() as connection:
+                changes: list[Notice] = []
+                connection.info[_CHANGES] = changes
                 yield connection
+            for change in changes:
+                self.pass_on(change)
         except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, OSError) as error:
             if _lost_race(error):
                 raise
@@ -51,8 +73,22 @@ class Database:
                 raise StoreUnavailableError(f"The database did not answer: {_first_line(error)}") from error
             raise
 
+    def tell(self, listener: Callable[[Notice], None]) -> None:
+        """Call the listener with every change of this process's own, at its commit and before it is acknowledged."""
+        self._told.append(listener)
+
+    def pass_on(self, change: Notice) -> None:
+        """Tell this process of a change that was committed on a connection which is not of this pool."""
+        for listener in self._told:
+            listener(change)
+
     async def dispose(self) -> None:
         await self.engine.dispose()
+
+
+def note_change(connection: AsyncConnection, *changes: Notice) -> None:
+    """What the process is to be told once this transaction is committed."""
+    connection.info[_CHANGES].extend(changes)
 
 
 Deed = Callable[Concatenate[AsyncConnection, P], Awaitable[T]]

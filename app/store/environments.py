@@ -20,6 +20,7 @@ from app.domain import (
 )
 from app.store.database import look_up, transaction
 from app.store.encoding import to_json
+from app.store.notices import announce, announce_environment
 from app.store.schema import environments, items, models, preferences, users
 
 
@@ -32,6 +33,23 @@ class EnvironmentSummary:
     """Live items of the catalogue."""
     model_version: int | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EnvironmentState:
+    """A definition with what tells whether that which is kept in memory is still the newest."""
+
+    id: int
+    definition: Environment
+    revision: int
+    """Rises with every redefinition."""
+    catalog_revision: int
+    """Rises with every change of the catalogue."""
+    published_version: int | None
+
+    @property
+    def versions(self) -> tuple[int, int, int, int | None]:
+        return self.id, self.revision, self.catalog_revision, self.published_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +98,25 @@ async def put_environment(connection: AsyncConnection, environment: Environment)
             .where(environments.c.id == row["id"])
             .values(**values, revision=environments.c.revision + 1)
         )
+        await announce_environment(connection, row["id"])
     return environment, False
 
 
 @look_up
 async def get_environment(connection: AsyncConnection, name: str) -> Environment:
     return await read_environment(connection, name)
+
+
+@look_up
+async def environment_state(connection: AsyncConnection, name: str) -> EnvironmentState:
+    row = await _find_row(connection, name)
+    return EnvironmentState(
+        id=row["id"],
+        definition=_from_row(row),
+        revision=row["revision"],
+        catalog_revision=row["catalog_revision"],
+        published_version=row["published_version"],
+    )
 
 
 @look_up
@@ -135,13 +166,19 @@ async def delete_environment(connection: AsyncConnection, name: str) -> None:
     await connection.execute(delete(preferences).where(preferences.c.environment_id == held.id))
     await connection.execute(delete(models).where(models.c.environment_id == held.id))
     await connection.execute(delete(environments).where(environments.c.id == held.id))
+    await announce(connection, {held.id: ()})
+    await announce_environment(connection, held.id)
 
 
 async def read_environment(connection: AsyncConnection, name: str) -> Environment:
+    return _from_row(await _find_row(connection, name))
+
+
+async def _find_row(connection: AsyncConnection, name: str) -> RowMapping:
     row = (await connection.execute(select(environments).where(environments.c.name == name))).mappings().one_or_none()
     if row is None:
         raise _unknown(name)
-    return _from_row(row)
+    return row
 
 
 async def lock_environment(connection: AsyncConnection, name: str, *, exclusive: bool = False) -> EnvironmentRow:

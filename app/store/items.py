@@ -13,6 +13,7 @@ from app.domain.arrays import ItemTable
 from app.store.database import transaction
 from app.store.encoding import bytes_to_floats, floats_to_bytes
 from app.store.environments import EnvironmentRow, environment_key, find_environment, lock_environment
+from app.store.notices import announce_environment
 from app.store.schema import environments, items
 
 
@@ -138,3 +139,4 @@ async def _note_change(connection: AsyncConnection, environment_id: int) -> None
         .where(environments.c.id == environment_id)
         .values(catalog_revision=environments.c.catalog_revision + 1)
     )
+    await announce_environment(connection, environment_id)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import ApiKey, NotFoundError, Scope, UnauthenticatedError
 from app.store.database import Database, look_up, transaction
+from app.store.notices import announce_key
 from app.store.schema import api_keys
 
 _PREFIX = "psk"
@@ -82,6 +83,7 @@ async def revoke_key(connection: AsyncConnection, key_id: str) -> ApiKey:
     ).one_or_none()
     if row is None:
         raise NotFoundError(f"There is no API key {key_id!r}.")
+    await announce_key(connection, key_id)
     return _api_key(row)
 
 

@@ -14,6 +14,7 @@ from app.domain import CorruptModelError, ModelStatus, ModelVersion, NotFoundErr
 from app.store.database import driver_connection, look_up, transaction
 from app.store.encoding import digest, pack_arrays, portable, to_json, unpack_arrays
 from app.store.environments import environment_key, lock_environment
+from app.store.notices import announce_environment
 from app.store.refits import claim_publication
 from app.store.schema import adapters, environments, model_arrays, models, users
 
@@ -192,6 +193,7 @@ async def _serve(connection: AsyncConnection, environment_id: int, version: int)
             adapters.c.environment_id == environment_id, adapters.c.version.not_in([version, before or version])
         )
     )
+    await announce_environment(connection, environment_id)
 
 
 async def _write_arrays(connection: AsyncConnection, environment_id: int, version: int, arrays: Arrays) -> None:

@@ -23,6 +23,7 @@ from app.store.database import transaction
 from app.store.encoding import digest, steps_to_bytes
 from app.store.environments import EnvironmentRow, lock_environment
 from app.store.interning import Interned, context_hash, intern_contents, option_hash
+from app.store.notices import announce
 from app.store.schema import environments
 
 # Everybody locks users in the order of their ids, so that two batches never wait for each other in a ring.
@@ -127,7 +128,9 @@ async def record_preferences(connection: AsyncConnection, name: str, batch: Sequ
             .where(environments.c.id == environment.id)
             .values(preference_count=environments.c.preference_count + accepted)
         )
-    return Recorded(accepted=accepted, duplicates=len(batch) - accepted)
+    # Duplicates too: who sends again may not have had the first acknowledgement.
+    position = await announce(connection, {environment.id: list(keys)})
+    return Recorded(accepted=accepted, duplicates=len(batch) - accepted, position=position)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from app.domain import NotFoundError
 from app.store.database import look_up, transaction
 from app.store.encoding import bytes_to_floats, bytes_to_steps
 from app.store.environments import environment_key, lock_environment
+from app.store.notices import announce
 from app.store.schema import environments, preferences, ranked_events, users
 
 
@@ -33,6 +34,16 @@ class ServingState:
     """Rises with every change of the catalogue."""
     published_version: int | None
     preference_count: int
+    user_key: int | None
+    feedback_count: int
+
+    @property
+    def versions(self) -> tuple[int, int, int, int | None]:
+        return self.environment_id, self.revision, self.catalog_revision, self.published_version
+
+
+@dataclass(frozen=True, slots=True)
+class UserCount:
     user_key: int | None
     """Another one after the user was erased and came back."""
     feedback_count: int
@@ -64,6 +75,14 @@ async def serving_state(connection: AsyncConnection, name: str, user: str) -> Se
         user_key=user_key,
         feedback_count=feedback_count or 0,
     )
+
+
+@look_up
+async def user_count(connection: AsyncConnection, environment_id: int, user: str) -> UserCount:
+    c = users.c
+    query = select(c.id, c.feedback_count).where(c.environment_id == environment_id, c.user_id == user)
+    row = (await connection.execute(query)).one_or_none()
+    return UserCount(None, 0) if row is None else UserCount(row.id, row.feedback_count)
 
 
 @transaction
@@ -168,6 +187,7 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> int:
             ),
         )
     )
+    await announce(connection, {environment.id: [user]})
     return len(gone)
 
 
