@@ -13,8 +13,9 @@ from pydantic import SecretStr
 from app.api import Services, build_application
 from app.console import router as console
 from app.encoders import encoder_for, probe_dim
-from app.learning import prepare
+from app.learning import prepare as prepare_learning
 from app.observability import HttpMetrics, configure_logging
+from app.policy import prepare as prepare_planner
 from app.serving import ServingRuntime
 from app.settings import Settings
 from app.store import Current, Database, EmbeddedPostgres, Notices, require_current_schema
@@ -55,7 +56,8 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         db = Database(url, pool_size=settings.database_pool_size)
         stack.push_async_callback(db.dispose)
         await require_current_schema(db)
-        await anyio.to_thread.run_sync(prepare)
+        await anyio.to_thread.run_sync(prepare_learning)
+        await anyio.to_thread.run_sync(prepare_planner)
         api_key = _revealed(settings.embeddings_api_key)
         encode_for = partial(encoder_for, api_key=api_key)
         notices = Notices(db.url)

@@ -7,29 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.policy import kernels
+from app.policy.dynamics import Dynamics
 from app.policy.mdp import FiniteHorizonMDP, Int, Real
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Induction:
     policy: Int
-    """(H, S) best action; the lowest index among equals."""
+    """(H, S) best action, the lowest index among equals; -1 in terminal states."""
     values: Real
     """(H + 1, S)"""
     q: Real
-    """(H, S, A)"""
+    """(H, S, A); minus infinity where an action cannot be taken."""
 
 
 def backward_induction(mdp: FiniteHorizonMDP, rewards: Real) -> Induction:
     """Solve an MDP for rewards (S, A), the same at every step, or (H, S, A)."""
-    shape = (mdp.horizon, mdp.n_states, mdp.n_actions)
-    by_step = np.broadcast_to(rewards, shape)
-    q = np.empty(shape)
-    values = np.zeros((mdp.horizon + 1, mdp.n_states))
-    policy = np.empty((mdp.horizon, mdp.n_states), dtype=np.int64)
-    for step in range(mdp.horizon - 1, -1, -1):
-        future = 0.0 if step == mdp.horizon - 1 else (mdp.kernel(step) @ values[step + 1]).reshape(shape[1:])
-        np.add(by_step[step], future, out=q[step])
-        policy[step] = q[step].argmax(axis=1)
-        values[step] = np.take_along_axis(q[step], policy[step][:, None], axis=1)[:, 0]
-    return Induction(policy=policy, values=values, q=q)
+    dynamics = Dynamics.of(mdp)
+    H, S, A = dynamics.shape
+    by_step = np.ascontiguousarray(rewards, dtype=np.float64).reshape(-1, S * A)
+    q, values, policy = np.empty((H, S, A)), np.empty((H + 1, S)), np.empty((H, S), dtype=np.int32)
+    kernels.induce(*dynamics.transitions, dynamics.allowed, by_step, S, A, policy, values, q)
+    return Induction(policy=policy.astype(np.int64), values=values, q=q)

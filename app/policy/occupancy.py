@@ -6,25 +6,20 @@ is the occupancy of the policy pi_h(a | s) = d_h(s, a) / sum_a d_h(s, a).
 
 import numpy as np
 
+from app.policy.dynamics import Dynamics
 from app.policy.mdp import FiniteHorizonMDP, Int, Real
 
 
 def occupancy(mdp: FiniteHorizonMDP, policy: Real | Int) -> Real:
     """Occupancy (H, S, A) of a stochastic policy (S, A) or (H, S, A), or of a deterministic one (H, S) of integers."""
-    shape = (mdp.horizon, mdp.n_states, mdp.n_actions)
-    measure = np.zeros(shape)
-    deterministic = np.issubdtype(policy.dtype, np.integer)
-    stochastic = policy if deterministic else np.broadcast_to(policy, shape)
-    present = mdp.initial
-    states = np.arange(mdp.n_states)
-    for step in range(mdp.horizon):
-        if deterministic:
-            measure[step, states, policy[step]] = present
-        else:
-            np.multiply(present[:, None], stochastic[step], out=measure[step])
-        if step + 1 < mdp.horizon:
-            present = measure[step].ravel() @ mdp.kernel(step)
-    return measure
+    dynamics = Dynamics.of(mdp)
+    if np.issubdtype(policy.dtype, np.integer):
+        measure = np.zeros(dynamics.shape)
+        dynamics.collect(np.ascontiguousarray(policy, dtype=np.int32), 1.0, measure)
+        return measure
+    full = np.ascontiguousarray(np.broadcast_to(policy, dynamics.shape), dtype=np.float64)
+    _, present = dynamics.spread(full, 1)
+    return np.asarray(present[:, :, None] * full)
 
 
 def policy_of(measure: Real, fallback: Real) -> Real:
@@ -44,13 +39,13 @@ def reference_from_trajectories(mdp: FiniteHorizonMDP, states: Int, actions: Int
     states, actions
         (n, H) indices.
     smoothing
-        So many answers a state are spread over its actions; a state that no trajectory visits gets the uniform
-        distribution.
+        So many answers a state are spread over the actions that there are; a state that no trajectory visits gets
+        the uniform distribution over them.
 
     Raises
     ------
     ValueError
-        An index outside the MDP; the message names the trajectory and the step.
+        An index outside the MDP, or an action where it cannot be taken; the message names the trajectory and the step.
     """
     for name, given, limit in (("states", states, mdp.n_states), ("actions", actions, mdp.n_actions)):
         outside = np.argwhere((given < 0) | (given >= limit))
@@ -60,12 +55,32 @@ def reference_from_trajectories(mdp: FiniteHorizonMDP, states: Int, actions: Int
                 f"{name}: trajectory {row}, step {step} has {given[row, step]}; it must be from 0 to {limit - 1}."
             )
     pairs = states.ravel() * mdp.n_actions + actions.ravel()
-    counts = np.bincount(pairs, minlength=mdp.n_states * mdp.n_actions).reshape(mdp.n_states, mdp.n_actions)
-    smoothed = counts + smoothing / mdp.n_actions
+    possible = np.ones((mdp.n_states, mdp.n_actions), dtype=np.bool_) if mdp.available is None else mdp.available
+    # A trajectory that has ended stays where it is: what it is said to do there says nothing.
+    said = ~mdp.terminal[states.ravel()]
+    impossible = np.flatnonzero(said & ~possible.ravel()[pairs])
+    if impossible.size:
+        row, step = divmod(int(impossible[0]), states.shape[1])
+        raise ValueError(
+            f"actions: trajectory {row}, step {step} takes {actions[row, step]} in state {states[row, step]}, where it "
+            f"cannot be taken."
+        )
+    counts = np.bincount(pairs[said], minlength=mdp.n_states * mdp.n_actions).reshape(possible.shape)
+    actions_there = possible.sum(axis=1, keepdims=True)
+    smoothed = counts + smoothing * possible / np.maximum(actions_there, 1)
     totals = smoothed.sum(axis=1, keepdims=True)
-    return np.where(totals > 0, smoothed / np.where(totals > 0, totals, 1.0), 1.0 / mdp.n_actions)
+    uniform = possible / np.maximum(actions_there, 1)
+    return np.asarray(np.where(totals > 0, smoothed / np.where(totals > 0, totals, 1.0), uniform))
 
 
 def sample_action(distribution: Real, rng: np.random.Generator) -> int:
-    """Draw an action from its probabilities (A,)."""
+    """Draw an action from its probabilities (A,).
+
+    Raises
+    ------
+    ValueError
+        There is none to draw: the state is terminal.
+    """
+    if not distribution.any():
+        raise ValueError("distribution: no action has a probability; the state is terminal.")
     return int(rng.choice(distribution.size, p=distribution / distribution.sum()))

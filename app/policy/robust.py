@@ -4,26 +4,29 @@ With rewards r = r_hat + L u, ||u|| <= beta, and the reference's occupancy d_ref
 
     max_d min_u <r_hat + L u, d - d_ref>  =  max_d <r_hat, d - d_ref> - beta ||L^T (d - d_ref)||.
 
-The dual minimises the convex g(u) = max_d <r_hat + L u, d - d_ref> over the ball; each value is one backward
-induction and brings a policy and the subgradient L^T (d - d_ref). A few cutting planes (`app.policy.planes`) settle the
-easy cases and find the scale of the others, which Newton's method on the smoothed dual finishes
-(`app.policy.smoothing`); what that leaves goes back to the cutting planes. With 100 states, 10 actions, 20 steps and
-q = 16 planes alone took up to 320 inductions, Newton some 50 (benchmarks/policy.py).
+The set of u may also be a level set of a loss (`app.policy.sets`), and L too large to be a matrix
+(`app.policy.factors`). The dual minimises the convex g(u) = max_d <r_hat + L u, d - d_ref> over the set; each value
+is one backward induction and brings a policy and the subgradient L^T (d - d_ref). A few cutting planes
+(`app.policy.planes`) settle the easy cases and find the scale of the others, which Newton's method on the smoothed
+dual finishes (`app.policy.smoothing`); what that leaves goes back to the cutting planes. With 100 states, 10 actions,
+20 steps and q = 16 planes alone took up to 320 inductions, Newton some 50 (benchmarks/policy.py).
 
 The lower bound is computed anew from the returned policy's own occupancy, the upper bound is the least g(u) seen: both
 hold however the search went. The reference is a candidate, so the lower bound is never negative.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from app.policy.dynamics import Dynamics
+from app.policy.factors import EXPLICIT, Factor, FullSpace, MatrixFactor
 from app.policy.mdp import FiniteHorizonMDP, Int, Real
-from app.policy.occupancy import occupancy
 from app.policy.planes import cutting_planes
 from app.policy.search import Limits, PlanProgress, Problem, Reason, Search, stochastic
+from app.policy.sets import LevelSet, UnitBall
 from app.policy.smoothing import smoothed_newton
 
 FIRST_PLANES = 6
@@ -32,18 +35,15 @@ FIRST_PLANES = 6
 NEGLIGIBLE = 1e-12
 """Probability below which an action is an artefact of arithmetic, and never taken."""
 
-INSIDE = 0.95
-"""Share of the radius to which a start is drawn in: barriers are infinite at the rim."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RobustPolicy:
     """A policy with its certificate; values are expected log-odds over the horizon, less the reference policy's."""
 
     policy: Real
-    """(H, S, A); stochastic where the optimum is."""
+    """(H, S, A); stochastic where the optimum is. Zeros in terminal states."""
     greedy: Int
-    """(H, S) most probable action."""
+    """(H, S) most probable action; -1 in terminal states."""
     occupancy: Real
     """(H, S, A)"""
     lower: float
@@ -53,8 +53,9 @@ class RobustPolicy:
     nominal: float
     """What this policy is worth at the estimated rewards."""
     beta: float
+    """Radius of the set, in units of the factor; for a level set that of the ellipsoid which it is to second order."""
     worst_case: Real
-    """(q,) the u, of length beta at most, at which the upper bound was found; a start for the next request."""
+    """(q,) the u of the set at which the upper bound was found: rewards that nearly nobody can do better against."""
     stake: float
     """What the greedy policy promises over the reference at the estimated rewards."""
     relative_gap: float
@@ -73,14 +74,15 @@ class RobustPolicy:
 def robust_policy(
     mdp: FiniteHorizonMDP,
     mean: Real,
-    factor: Real,
+    factor: Real | FullSpace,
     *,
-    beta: float,
+    beta: float | None = None,
+    within: LevelSet | None = None,
     reference: Real | Literal["uniform"],
     tolerance: float = 1e-4,
     max_iterations: int = 500,
     time_budget_seconds: float | None = None,
-    warm_start: Real | None = None,
+    warm_start: "Real | RobustPolicy | None" = None,
     clock: Callable[[], float] | None = None,
     progress: Callable[[PlanProgress], None] | None = None,
 ) -> RobustPolicy:
@@ -88,17 +90,25 @@ def robust_policy(
 
     The answer is stochastic in general: mixing can cancel uncertainty that no deterministic policy avoids.
 
+    The confidence sets: an ellipsoid is `beta` and a factor of the covariance; a Frobenius ball in the subspace is
+    its radius as `beta` and the rewards' derivatives in the adapter as factor; one in the full space is
+    `FullSpace.of(mdp)`; a likelihood-ratio set is `within` (see `logistic_level_set`) and the rewards' derivatives
+    as factor.
+
     Parameters
     ----------
     mdp
         Whose policies are searched.
     mean
-        (S, A) estimated rewards, log-odds.
+        (S, A) estimated rewards, log-odds, or (H, S, A) where they differ by step.
     factor
-        (S * A, q) factor of their covariance, L L^T; rows in C order of (S, A).
+        (S * A, q) or (H * S * A, q) factor of their covariance, L L^T, or their derivatives in what is uncertain; rows
+        in C order of (S, A) or (H, S, A). Or the full space of reward parameters.
     beta
-        Radius of the confidence ellipsoid in units of `factor`; 0 plans for the mean alone, by plain backward
-        induction.
+        Radius of the ball in units of `factor`; 0 plans for the mean alone, by plain backward induction. Either this or
+        `within` is given.
+    within
+        A set of u other than the ball.
     reference
         (S, A) or (H, S, A) probabilities, or "uniform".
     tolerance
@@ -108,7 +118,8 @@ def robust_policy(
     time_budget_seconds
         With `clock`: stop after this long with the best certified policy so far.
     warm_start
-        (q,) an earlier answer's `worst_case`.
+        The answer to the user's last request, whatever has changed since: its policy is a candidate and its worst case
+        the first guess. Or an earlier answer's `worst_case` (q,) alone.
     clock
         Seconds, from any origin.
     progress
@@ -121,37 +132,37 @@ def robust_policy(
     ValueError
         Shapes that do not fit, numbers that are not finite, or limits out of range.
     """
-    _check(mdp, mean, factor, beta, tolerance, max_iterations)
-    reference_policy = mdp.uniform_policy() if isinstance(reference, str) else mdp.policy(reference)
-    measure = occupancy(mdp, reference_policy)
-    problem = Problem(mdp, mean.ravel(), beta * factor, reference_policy, measure)
+    _check_limits(beta, within, tolerance, max_iterations)
     deadline = None if clock is None or time_budget_seconds is None else clock() + time_budget_seconds
+    radius = beta if beta is not None else 1.0
+    dynamics = Dynamics.of(mdp)
+    means = _checked_mean(mdp, mean)
+    scaled = _checked_factor(mdp, factor, radius)
+    reference_policy = mdp.uniform_policy() if isinstance(reference, str) else mdp.policy(reference)
+    visits, _ = dynamics.spread(reference_policy, max(len(means), scaled.steps))
+    problem = Problem(dynamics, means, scaled, within or UnitBall(), reference_policy, visits)
     search = Search(problem, Limits(tolerance, max_iterations, deadline, clock, progress))
-    if not problem.factor.any():
-        return _nominal(search, beta)
-    return _certified(search, beta, _run(search, _start(warm_start, beta, factor.shape[1])))
+    shown = within.radius if within is not None else radius
+    if radius == 0.0 or not _uncertain(scaled):
+        return _nominal(search, shown, radius)
+    start = _start(search, warm_start, radius)
+    return _certified(search, shown, radius, _run(search, start))
 
 
 def _run(search: Search, start: Real) -> Reason:
-    reason, u = cutting_planes(search, start, atoms=FIRST_PLANES)
+    planes = isinstance(search.problem.within, UnitBall)
+    reason, u = cutting_planes(search, start, atoms=FIRST_PLANES) if planes else (None, start)
     if reason is None:
         reason, u = smoothed_newton(search, u)
-    if reason is None:
+    if reason is None and planes:
         reason, _ = cutting_planes(search, u)
     return reason or "precision"
 
 
-def _check(mdp: FiniteHorizonMDP, mean: Real, factor: Real, beta: float, tolerance: float, max_iterations: int) -> None:
-    if mean.shape != (mdp.n_states, mdp.n_actions):
-        raise ValueError(f"mean: its shape is {mean.shape}; it must be {(mdp.n_states, mdp.n_actions)}.")
-    if factor.ndim != 2 or factor.shape[0] != mean.size:
-        raise ValueError(f"factor: its shape is {factor.shape}; it must be ({mean.size}, q).")
-    for name, values in (("mean", mean), ("factor", factor)):
-        if not np.isfinite(values).all():
-            row = int(np.argwhere(~np.isfinite(values.reshape(mean.size, -1)))[0, 0])
-            state, action = divmod(row, mdp.n_actions)
-            raise ValueError(f"{name}: the entry of state {state}, action {action} is not a finite number.")
-    if not 0 <= beta < np.inf:
+def _check_limits(beta: float | None, within: LevelSet | None, tolerance: float, max_iterations: int) -> None:
+    if (beta is None) == (within is None):
+        raise ValueError("beta: either it or `within` must be given, and not both.")
+    if beta is not None and not 0 <= beta < np.inf:
         raise ValueError(f"beta: it is {beta}; it must be a finite number, 0 or more.")
     if not tolerance > 0:
         raise ValueError(f"tolerance: it is {tolerance}; it must be more than 0.")
@@ -159,49 +170,111 @@ def _check(mdp: FiniteHorizonMDP, mean: Real, factor: Real, beta: float, toleran
         raise ValueError(f"max_iterations: it is {max_iterations}; it must be at least 1.")
 
 
-def _start(warm_start: Real | None, beta: float, q: int) -> Real:
-    """A point well inside the unit ball, whatever was given."""
-    if warm_start is None or warm_start.shape != (q,) or not np.isfinite(warm_start).all():
+def _checked_mean(mdp: FiniteHorizonMDP, mean: Real) -> Real:
+    """Check the mean and return it as (1 or H, S * A)."""
+    shape = (mdp.horizon, mdp.n_states, mdp.n_actions)
+    if mean.shape not in {shape, shape[1:]}:
+        raise ValueError(f"mean: its shape is {mean.shape}; it must be {shape[1:]} or {shape}.")
+    means = np.ascontiguousarray(mean, dtype=np.float64).reshape(-1, mdp.n_states * mdp.n_actions)
+    _check_finite("mean", means, mdp)
+    return means
+
+
+def _checked_factor(mdp: FiniteHorizonMDP, factor: Real | FullSpace, radius: float) -> Factor:
+    pairs = mdp.n_states * mdp.n_actions
+    if isinstance(factor, FullSpace):
+        if factor.shape != (mdp.n_states, mdp.n_actions):
+            raise ValueError(f"factor: it is for {factor.shape} states and actions, not {mdp.n_states, mdp.n_actions}.")
+        scaled = replace(factor, scale=factor.scale * radius)
+        return MatrixFactor(scaled.as_matrix(), 1) if factor.dimension <= EXPLICIT else scaled
+    if factor.ndim != 2 or factor.shape[0] not in {pairs, mdp.horizon * pairs}:
+        raise ValueError(f"factor: its shape is {factor.shape}; it must be ({pairs}, q) or ({mdp.horizon * pairs}, q).")
+    _check_finite("factor", factor, mdp)
+    return MatrixFactor(radius * np.ascontiguousarray(factor, dtype=np.float64), factor.shape[0] // pairs)
+
+
+def _check_finite(name: str, values: Real, mdp: FiniteHorizonMDP) -> None:
+    if np.isfinite(values).all():
+        return
+    pairs = mdp.n_states * mdp.n_actions
+    rows = values.reshape(-1, 1) if name == "mean" else values
+    step, pair = divmod(int(np.argwhere(~np.isfinite(rows))[0, 0]), pairs)
+    state, action = divmod(pair, mdp.n_actions)
+    at = f", step {step}" if len(rows) > pairs else ""
+    raise ValueError(f"{name}: the entry of state {state}, action {action}{at} is not a finite number.")
+
+
+def _uncertain(factor: Factor) -> bool:
+    return not isinstance(factor, MatrixFactor) or bool(factor.table.any())
+
+
+def _start(search: Search, given: "Real | RobustPolicy | None", radius: float) -> Real:
+    """A point strictly inside, whatever was given; an earlier policy becomes a candidate."""
+    problem = search.problem
+    if isinstance(given, RobustPolicy):
+        if given.policy.shape == problem.dynamics.shape and _possible(problem, given.policy):
+            search.atoms.append(problem.given(given.policy))
+            search.offer([(1.0, search.atoms[-1])])
+        given = given.worst_case
+    q = problem.factor.dimension
+    if given is None or given.shape != (q,) or not np.isfinite(given).all():
         return np.zeros(q)
-    u = warm_start / beta
-    return np.asarray(u * min(1.0, INSIDE / max(float(np.linalg.norm(u)), INSIDE)))
+    return problem.within.inside(given / radius)
 
 
-def _nominal(search: Search, beta: float) -> RobustPolicy:
+def _possible(problem: Problem, policy: Real) -> bool:
+    """Whether an earlier policy, perhaps of another MDP, is one of this MDP."""
+    acting = policy.sum(axis=2) > 0
+    allowed = problem.dynamics.allowed.reshape(-1, policy.shape[2])
+    if not len(allowed):
+        return bool(acting.all())
+    return not policy[:, allowed == 0].any() and bool((acting == (allowed.any(axis=1))).all())
+
+
+def _nominal(search: Search, shown: float, radius: float) -> RobustPolicy:
     """Without uncertainty the best response is the answer, exactly."""
-    policy = search.problem.best_response(search.worst_case)
-    value = search.stake
-    return _answer(search, beta, stochastic(search.problem.mdp, policy), value, value, "tolerance")
+    problem, value = search.problem, search.stake
+    policy = stochastic(problem.best_response(search.worst_case), problem.dynamics.shape[2])
+    return _answer(search, (shown, radius), policy, (value, value), "tolerance")
 
 
-def _certified(search: Search, beta: float, reason: Reason) -> RobustPolicy:
+def _certified(search: Search, shown: float, radius: float, reason: Reason) -> RobustPolicy:
     """Certify the very policy that is returned."""
     problem = search.problem
     policy = _cleared(search.mixture())
-    value, gradient = problem.advantage(occupancy(problem.mdp, policy))
+    value, gradient = problem.advantage(problem.dynamics.spread(policy, problem.steps)[0])
     lower = problem.worth(value, gradient)
     if lower < 0:
-        return _answer(search, beta, problem.reference, 0.0, 0.0, reason)
-    return _answer(search, beta, policy, lower, value, reason)
+        return _answer(search, (shown, radius), problem.reference, (0.0, 0.0), reason)
+    return _answer(search, (shown, radius), policy, (lower, value), reason)
 
 
 def _cleared(policy: Real) -> Real:
-    kept = np.where(policy < NEGLIGIBLE, 0.0, policy)
-    return np.asarray(kept / kept.sum(axis=2, keepdims=True))
+    """Set probabilities that are an artefact of arithmetic to 0."""
+    policy = np.where(policy < NEGLIGIBLE, 0.0, policy)
+    totals = policy.sum(axis=2, keepdims=True)
+    np.divide(policy, totals, out=policy, where=totals > 0)
+    return policy
 
 
-def _answer(search: Search, beta: float, policy: Real, lower: float, nominal: float, reason: Reason) -> RobustPolicy:
+def _answer(
+    search: Search, radii: tuple[float, float], policy: Real, values: tuple[float, float], reason: Reason
+) -> RobustPolicy:
+    lower, nominal = values
     upper = max(search.upper, lower)
     gap = upper - lower
+    _, present = search.problem.dynamics.spread(policy, 1)
+    greedy = policy.argmax(axis=2)
+    greedy[policy.max(axis=2) == 0.0] = -1
     return RobustPolicy(
         policy=policy,
-        greedy=policy.argmax(axis=2),
-        occupancy=occupancy(search.problem.mdp, policy),
+        greedy=greedy,
+        occupancy=present[:, :, None] * policy,
         lower=lower,
         upper=upper,
         nominal=nominal,
-        beta=beta,
-        worst_case=beta * search.worst_case,
+        beta=radii[0],
+        worst_case=radii[1] * search.worst_case,
         stake=search.stake,
         relative_gap=gap / search.scale if gap > 0 else 0.0,
         iterations=search.iterations,

@@ -1,9 +1,12 @@
 """What a search for the robust policy knows: the problem, the policies found, and the bounds they prove.
 
-Symbols: r_hat is the mean of the rewards and L their factor times beta, so that u lies in the unit ball; d - d_ref is a
-policy's occupancy less the reference's; an atom is a policy with its a = <r_hat, d - d_ref> and q = L^T (d - d_ref).
-A mixture of atoms is worth a - ||q||, which is a lower bound of the optimum; g(u) = max_d <r_hat + L u, d - d_ref>,
-||u|| <= 1, is an upper bound.
+Symbols: r_hat is the mean of the rewards and L their factor, times the radius where the set C of u is the unit ball;
+d - d_ref is a policy's occupancy less the reference's; an atom is a policy with its a = <r_hat, d - d_ref> and q =
+L^T (d - d_ref). A mixture of atoms is worth a + min_{u in C} q . u (a - ||q|| for the ball), which is a lower bound
+of the optimum; g(u) = max_d <r_hat + L u, d - d_ref>, u in C, is an upper bound.
+
+An atom keeps where its policy was best (u, and the temperature), not the policy: that is one induction away, and a
+hundred policies of a large MDP would not fit.
 """
 
 from collections.abc import Callable
@@ -12,9 +15,11 @@ from typing import Literal
 
 import numpy as np
 
-from app.policy.induction import backward_induction
-from app.policy.mdp import FiniteHorizonMDP, Int, Real
-from app.policy.occupancy import occupancy, policy_of
+from app.policy.dynamics import Actions, Dynamics
+from app.policy.factors import Factor
+from app.policy.mdp import Real
+from app.policy.occupancy import policy_of
+from app.policy.sets import ConfidenceSet
 
 Reason = Literal["tolerance", "iterations", "time", "precision"]
 
@@ -36,36 +41,70 @@ class PlanProgress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    mdp: FiniteHorizonMDP
+    dynamics: Dynamics
     mean: Real
-    """(S * A,)"""
-    factor: Real
-    """(S * A, q), times beta"""
+    """(1 or H, S * A)"""
+    factor: Factor
+    within: ConfidenceSet
     reference: Real
     """(H, S, A)"""
-    reference_measure: Real
-    """(H, S, A)"""
+    reference_visits: Real
+    """(R, S * A), R = `steps`"""
+
+    @property
+    def steps(self) -> int:
+        """1 where rewards are the same at every step, else H."""
+        return max(len(self.mean), self.factor.steps)
 
     def rewards(self, u: Real) -> Real:
-        """(S, A) at a point of the ellipsoid."""
-        return np.asarray((self.mean + self.factor @ u).reshape(self.mdp.n_states, self.mdp.n_actions))
+        """(R, S * A) at a point of the set."""
+        return np.asarray(self.mean + self.factor.rewards(u))
 
-    def best_response(self, u: Real) -> Int:
-        return backward_induction(self.mdp, self.rewards(u)).policy
+    def best_response(self, u: Real) -> Actions:
+        return self.dynamics.induce(self.rewards(u))
+
+    def atom(self, u: Real) -> "Atom":
+        """The best policy at u."""
+        value, gradient = self.advantage(self.dynamics.follow(self.best_response(u), self.steps))
+        return Atom(u, 0.0, value, gradient)
 
     @property
     def magnitude(self) -> float:
         """Largest expected sum of rewards there can be, for judging rounding."""
-        return self.mdp.horizon * float(np.abs(self.mean).max())
+        return self.dynamics.shape[0] * float(np.abs(self.mean).max())
 
-    def advantage(self, measure: Real) -> tuple[float, Real]:
-        """<r_hat, d - d_ref> and L^T (d - d_ref)."""
-        difference = (measure - self.reference_measure).sum(axis=0).ravel()
-        return float(self.mean @ difference), difference @ self.factor
+    def advantage(self, visits: Real) -> tuple[float, Real]:
+        """<r_hat, d - d_ref> and L^T (d - d_ref) of a policy that visits states and actions so often, (R, S * A)."""
+        change = visits - self.reference_visits
+        return float((self.mean * change).sum()), self.factor.gradient(change)
 
-    @staticmethod
-    def worth(value: float, gradient: Real) -> float:
-        return value - float(np.linalg.norm(gradient))
+    def worth(self, value: float, gradient: Real) -> float:
+        return value + self.within.worst(gradient)
+
+    def given(self, policy: Real) -> "Atom":
+        """Any policy (H, S, A)."""
+        visits, _ = self.dynamics.spread(policy, self.steps)
+        return Atom(None, 0.0, *self.advantage(visits), policy)
+
+    def policy(self, atom: "Atom") -> Real:
+        """The policy (H, S, A) of an atom, found again."""
+        if atom.u is None:
+            return self.reference if atom.policy is None else atom.policy
+        if atom.temperature == 0.0:
+            return stochastic(self.best_response(atom.u), self.dynamics.shape[2])
+        policy = np.empty(self.dynamics.shape)
+        self.dynamics.soften(self.rewards(atom.u), atom.temperature, policy)
+        return policy
+
+    def add_occupancy(self, atom: "Atom", weight: float, measure: Real) -> None:
+        """Add `weight` times that of an atom to measure (H, S, A)."""
+        if atom.u is not None and atom.temperature == 0.0:
+            self.dynamics.collect(self.best_response(atom.u), weight, measure)
+        else:
+            policy = self.policy(atom)
+            _, present = self.dynamics.spread(policy, 1)
+            for step, often in enumerate(present):
+                measure[step] += (weight * often)[:, None] * policy[step]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,11 +118,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Atom:
-    policy: Int | Real
-    """(H, S) or (H, S, A)"""
+    u: Real | None
+    """(q,) where its policy is best; or nothing, and the policy itself."""
+    temperature: float
     value: float
     gradient: Real
     """(q,)"""
+    policy: Real | None = None
+    """(H, S, A)"""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,8 +145,8 @@ class Search:
     iterations: int = 0
 
     def __post_init__(self) -> None:
-        self.worst_case = np.zeros(self.problem.factor.shape[1])
-        self.atoms = [Atom(self.problem.reference, 0.0, np.zeros_like(self.worst_case))]
+        self.worst_case = np.zeros(self.problem.factor.dimension)
+        self.atoms = [Atom(None, 0.0, 0.0, np.zeros_like(self.worst_case))]
         self.best = [(1.0, self.atoms[0])]
         self.cut(self.worst_case)
         self.stake = max(self.upper, 0.0)
@@ -120,14 +162,13 @@ class Search:
 
     def cut(self, u: Real) -> None:
         """Find the best policy at u: an upper bound, and an atom."""
-        policy = self.problem.best_response(u)
-        value, gradient = self.problem.advantage(occupancy(self.problem.mdp, policy))
-        found = value + float(gradient @ u)
+        atom = self.problem.atom(u)
+        found = atom.value + float(atom.gradient @ u)
         if found < self.upper:
             self.upper, self.worst_case = found, u
         self.iterations += 1
-        self.atoms.append(Atom(policy, value, gradient))
-        self.offer([(1.0, self.atoms[-1])])
+        self.atoms.append(atom)
+        self.offer([(1.0, atom)])
 
     def offer(self, mixture: list[tuple[float, Atom]]) -> None:
         """Keep a mixture if it is the best so far."""
@@ -152,18 +193,18 @@ class Search:
 
     def mixture(self) -> Real:
         """The policy (H, S, A) of the best mixture."""
+        problem = self.problem
         if len(self.best) == 1:
-            return stochastic(self.problem.mdp, self.best[0][1].policy)
-        measure = np.zeros_like(self.problem.reference_measure)
+            return problem.policy(self.best[0][1])
+        measure = np.zeros(problem.dynamics.shape)
         for weight, atom in self.best:
-            measure += weight * occupancy(self.problem.mdp, atom.policy)
-        return policy_of(measure, self.problem.reference)
+            problem.add_occupancy(atom, weight, measure)
+        return policy_of(measure, problem.reference)
 
 
-def stochastic(mdp: FiniteHorizonMDP, policy: Int | Real) -> Real:
-    """A policy (H, S) of actions, or one (H, S, A) already, as probabilities (H, S, A)."""
-    if policy.ndim == 3:
-        return np.asarray(policy, dtype=np.float64)
-    probabilities = np.zeros((mdp.horizon, mdp.n_states, mdp.n_actions))
-    np.put_along_axis(probabilities, policy[:, :, None].astype(np.int64), 1.0, axis=2)
+def stochastic(policy: Actions, n_actions: int) -> Real:
+    """A policy of actions (H, S) as probabilities (H, S, A); zeros in terminal states."""
+    probabilities = np.zeros((*policy.shape, n_actions))
+    np.put_along_axis(probabilities, np.maximum(policy, 0)[:, :, None].astype(np.int64), 1.0, axis=2)
+    probabilities[policy < 0] = 0.0
     return probabilities

@@ -3,10 +3,10 @@
 The dual g is piecewise linear, with so many pieces that cutting planes see a curved function and need hundreds of
 atoms. For a temperature tau > 0 (log-odds) replace every maximum of the induction by tau log sum exp(. / tau):
 
-    F_tau(u) = max_d { <r_hat + L u, d - d_ref> + tau * entropy of the policy along d } - tau log(1 - ||u||^2).
+    F_tau(u) = max_d { <r_hat + L u, d - d_ref> + tau * entropy of the policy along d } - tau log room(u),
 
-Its optimal policy is softmax of Q / tau, its gradient L^T (d_tau - d_ref) + 2 tau u / (1 - ||u||^2), and its
-Hessian has q dimensions only: with D_h(s, a) the derivative of Q_h(s, a) in u,
+room(u) = 1 - ||u||^2 for the ball. Its optimal policy is softmax of Q / tau, its gradient L^T (d_tau - d_ref) plus the
+barrier's, and its Hessian has q dimensions only: with D_h(s, a) the derivative of Q_h(s, a) in u,
 
     (1 / tau) sum_h E_{d_tau} [ Cov_{a ~ pi_tau(. | s)} D_h(s, a) ]   plus that of the barrier.
 
@@ -15,14 +15,16 @@ mixture is needed, and its own worth and the hard g(u) certify it however Newton
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from app.policy import kernels
+from app.policy.master import newton_direction
 from app.policy.mdp import Real
-from app.policy.newton import newton_direction
-from app.policy.occupancy import occupancy
-from app.policy.search import Atom, Problem, Reason, Search
+from app.policy.search import Atom, Reason, Search
+from app.policy.sets import Barrier
 
 FIRST_SHARE = 0.5
 """The first temperature lets all entropy there is cost about this share of the gap."""
@@ -57,19 +59,21 @@ NEGLIGIBLE_VISITS = 1e-14
 LEAST_TEMPERATURE = 1e-9
 """In units of the stake: below it exp(Q / tau) has too few digits."""
 
-LARGEST_CURVATURE = 2e9
-"""Multiplications a Hessian may take (H S A q^2), about a second; with more the cutting planes are left alone."""
+CONJUGATE_STEPS = 60
+"""Products with a Hessian that is too large to be a matrix, a Newton step at most."""
+
+INEXACT = 0.1
+"""Share of the gradient that such a Newton step may leave."""
 
 
 def smoothed_newton(search: Search, start: Real) -> tuple[Reason | None, Real]:
-    """Follow falling temperatures from `start`, strictly inside the ball, until the search stops or digits run out."""
-    problem = search.problem
-    mdp = problem.mdp
-    if mdp.n_actions == 1 or mdp.horizon * problem.factor.size * problem.factor.shape[1] > LARGEST_CURVATURE:
+    """Follow falling temperatures from `start`, strictly inside the set, until the search stops or digits run out."""
+    if search.problem.dynamics.shape[2] == 1:
         return None, start
-    u, tau = start, _first_temperature(search, start)
+    smooth = _Smoothing(search, np.empty(search.problem.dynamics.shape))
+    u, tau = start, _first_temperature(smooth, start)
     while (reason := search.stopped()) is None and tau > LEAST_TEMPERATURE * search.stake:
-        u, steps, reason = _level(search, u, tau)
+        u, steps, reason = _level(smooth, u, tau)
         if reason is not None or steps > MOST_STEPS:
             break
         search.cut(u)
@@ -78,28 +82,86 @@ def smoothed_newton(search: Search, start: Real) -> tuple[Reason | None, Real]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Smooth:
+class _Point:
     """F_tau's softmax policy at u, and its derivative."""
 
     u: Real
+    tau: float
     atom: Atom
-    policy: Real
-    """(H, S, A)"""
-    measure: Real
-    """(H, S, A)"""
+    present: Real
+    """(H, S) how often the policy is in a state."""
+    barrier: Barrier
     gradient: Real
     """(q,) of F_tau"""
 
 
-def _level(search: Search, u: Real, tau: float) -> tuple[Real, int, Reason | None]:
-    """Minimise F_tau by damped Newton steps; return the minimiser, the steps and perhaps why the search stops."""
-    here = _evaluate(search, u, tau)
-    for step in range(1, MOST_STEPS + 2):
-        direction = newton_direction(_curvature(search.problem, here, tau), here.gradient)
-        decrement = -float(here.gradient @ direction)
-        if not decrement > CENTRED * tau and _good_enough(search, here, decrement, tau):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Smoothing:
+    search: Search
+    policy: Real
+    """(H, S, A) of the point evaluated last: the only policy that is kept."""
+
+    def evaluate(self, u: Real, tau: float) -> _Point:
+        """One soft backward induction and one pass forward; the policy found is a candidate answer at once."""
+        search, problem = self.search, self.search.problem
+        problem.dynamics.soften(problem.rewards(u), tau, self.policy)
+        visits, present = problem.dynamics.spread(self.policy, problem.steps)
+        value, uncertainty = problem.advantage(visits)
+        search.iterations += 1
+        barrier = problem.within.barrier(u)
+        atom = Atom(u, tau, value, uncertainty)
+        search.offer([(1.0, atom)])
+        return _Point(u, tau, atom, present, barrier, uncertainty + tau * barrier.gradient)
+
+    def direction(self, here: _Point) -> Real:
+        """Newton's, at the point evaluated last."""
+        problem = self.search.problem
+        matrix = problem.factor.matrix
+        if matrix is None:
+            return _conjugate_gradient(lambda v: self._product(here, v), here.gradient)
+        hessian = np.zeros((len(here.u), len(here.u)))
+        transitions = problem.dynamics.transitions
+        kernels.curvature(*transitions, matrix, self.policy, here.present, NEGLIGIBLE_VISITS, hessian)
+        hessian /= here.tau
+        here.barrier.add_hessian(here.tau, hessian)
+        return np.asarray(newton_direction(hessian, here.gradient))
+
+    def _product(self, here: _Point, v: Real) -> Real:
+        problem = self.search.problem
+        slopes = problem.factor.rewards(v)
+        visits = np.zeros((problem.factor.steps, slopes.shape[1]))
+        kernels.curvature_product(
+            *problem.dynamics.transitions, slopes, self.policy, here.present, np.empty_like(self.policy), visits
+        )
+        return np.asarray(problem.factor.gradient(visits) / here.tau + here.tau * here.barrier.product(v))
+
+
+def _conjugate_gradient(product: Callable[[Real], Real], gradient: Real) -> Real:
+    """Solve H x = -gradient to a share of the gradient."""
+    x, left = np.zeros_like(gradient), -gradient
+    along, size = left, float(left @ left)
+    enough = INEXACT**2 * size
+    for _ in range(CONJUGATE_STEPS):
+        curved = product(along)
+        length = size / float(along @ curved)
+        x, left = x + length * along, left - length * curved
+        now = float(left @ left)
+        if now <= enough:
             break
-        ahead = _step(search, here, direction, decrement, tau)
+        along, size = left + (now / size) * along, now
+    return x
+
+
+def _level(smooth: _Smoothing, u: Real, tau: float) -> tuple[Real, int, Reason | None]:
+    """Minimise F_tau by damped Newton steps; return the minimiser, the steps and perhaps why the search stops."""
+    search = smooth.search
+    here = smooth.evaluate(u, tau)
+    for step in range(1, MOST_STEPS + 2):
+        direction = smooth.direction(here)
+        decrement = -float(here.gradient @ direction)
+        if not decrement > CENTRED * tau and _good_enough(search, here, decrement):
+            break
+        ahead = _step(smooth, here, direction, decrement)
         if ahead is None:
             break
         here = ahead
@@ -109,37 +171,37 @@ def _level(search: Search, u: Real, tau: float) -> tuple[Real, int, Reason | Non
     return here.u, step, None
 
 
-def _first_temperature(search: Search, u: Real) -> float:
+def _first_temperature(smooth: _Smoothing, u: Real) -> float:
     """Cool enough to be worth it, and warm enough that Newton's method starts near."""
-    mdp = search.problem.mdp
-    tau = FIRST_SHARE * search.gap / (mdp.horizon * math.log(mdp.n_actions))
+    search = smooth.search
+    H, _, A = search.problem.dynamics.shape
+    tau = FIRST_SHARE * search.gap / (H * math.log(A))
     while search.stopped() is None:
-        here = _evaluate(search, u, tau)
-        direction = newton_direction(_curvature(search.problem, here, tau), here.gradient)
-        if -float(here.gradient @ direction) <= NEAR * tau or tau > HOTTEST * search.stake:
+        here = smooth.evaluate(u, tau)
+        if -float(here.gradient @ smooth.direction(here)) <= NEAR * tau or tau > HOTTEST * search.stake:
             break
         tau *= WARMER
     return tau
 
 
-def _good_enough(search: Search, here: _Smooth, decrement: float, tau: float) -> bool:
+def _good_enough(search: Search, here: _Point, decrement: float) -> bool:
     """Whether the gap is due to the temperature rather than to what is left of the gradient (or nothing is left)."""
     residual = float(np.linalg.norm(here.gradient))
-    return residual < 0.25 * search.gap or decrement < 1e-14 * tau
+    return residual < 0.25 * search.gap or decrement < 1e-14 * here.tau
 
 
-def _step(search: Search, here: _Smooth, direction: Real, decrement: float, tau: float) -> _Smooth | None:
+def _step(smooth: _Smoothing, here: _Point, direction: Real, decrement: float) -> _Point | None:
     """Shorten a Newton step until it stays inside and does not overshoot.
 
     F_tau is convex, so slopes say it all; differences of its values drown in rounding near the minimum.
     """
-    length = 1.0
+    search, length = smooth.search, 1.0
     while length > 1e-9:
         u = here.u + length * direction
-        if _room(u) <= 0:
+        if search.problem.within.room(u) <= 0:
             length *= 0.5
             continue
-        ahead = _evaluate(search, u, tau)
+        ahead = smooth.evaluate(u, here.tau)
         slope = float(ahead.gradient @ direction)
         if slope <= OVERSHOOT * decrement:
             return ahead
@@ -147,61 +209,3 @@ def _step(search: Search, here: _Smooth, direction: Real, decrement: float, tau:
             return None
         length *= min(max(decrement / (decrement + slope), 0.1), 0.7)
     return None
-
-
-def _evaluate(search: Search, u: Real, tau: float) -> _Smooth:
-    """One soft backward induction and one pass forward; the policy found is a candidate answer at once."""
-    problem = search.problem
-    policy = _soft_induction(problem, u, tau)
-    measure = occupancy(problem.mdp, policy)
-    value, uncertainty = problem.advantage(measure)
-    search.iterations += 1
-    gradient = uncertainty + 2.0 * tau * u / _room(u)
-    here = _Smooth(u, Atom(policy, value, uncertainty), policy, measure, gradient)
-    search.offer([(1.0, here.atom)])
-    return here
-
-
-def _room(u: Real) -> float:
-    return 1.0 - float(u @ u)
-
-
-def _soft_induction(problem: Problem, u: Real, tau: float) -> Real:
-    """The policy (H, S, A) that is best when its entropy is worth tau."""
-    mdp = problem.mdp
-    rewards = problem.rewards(u)
-    policy = np.empty((mdp.horizon, mdp.n_states, mdp.n_actions))
-    values = np.zeros(mdp.n_states)
-    for step in range(mdp.horizon - 1, -1, -1):
-        q = rewards + (mdp.kernel(step) @ values).reshape(rewards.shape) if step + 1 < mdp.horizon else rewards
-        best = q.max(axis=1)
-        odds = np.exp((q - best[:, None]) / tau)
-        total = odds.sum(axis=1)
-        np.divide(odds, total[:, None], out=policy[step])
-        values = best + tau * np.log(total)
-    return policy
-
-
-def _curvature(problem: Problem, here: _Smooth, tau: float) -> Real:
-    """The Hessian (q, q) of F_tau, over the states and actions that are visited at all."""
-    mdp, factor = problem.mdp, problem.factor
-    q = factor.shape[1]
-    hessian = np.zeros((q, q))
-    slopes = np.zeros((mdp.n_states, q))
-    for step in range(mdp.horizon - 1, -1, -1):
-        visits = here.measure[step].ravel()
-        rows = np.flatnonzero(visits > NEGLIGIBLE_VISITS)
-        states = rows // mdp.n_actions
-        derivative = factor[rows]
-        if step + 1 < mdp.horizon:
-            derivative = derivative + mdp.kernel(step)[rows] @ slopes
-        # The rows are in the order of their states, so each state's actions are one segment.
-        entered, first = np.unique(states, return_index=True)
-        weighted = derivative * here.policy[step].ravel()[rows, None]
-        slopes = np.zeros((mdp.n_states, q))
-        slopes[entered] = np.add.reduceat(weighted, first, axis=0)
-        spread = (derivative - slopes[states]) * np.sqrt(visits[rows])[:, None]
-        hessian += spread.T @ spread
-    room = _room(here.u)
-    barrier = (2.0 / room) * np.eye(q) + (4.0 / room**2) * np.outer(here.u, here.u)
-    return np.asarray(hessian / tau + tau * barrier)

@@ -13,7 +13,8 @@ import structlog
 from procrastinate.exceptions import ProcrastinateException
 
 from app.domain import NotFoundError, StoreUnavailableError
-from app.learning import prepare
+from app.learning import prepare as prepare_learning
+from app.policy import prepare as prepare_planner
 from app.settings import Settings
 from app.store import QUEUE, Database, due_environments, queue_app, request_refit, retry_stalled_jobs
 from app.worker.job import register_refit
@@ -47,7 +48,8 @@ async def run_worker(
     try:
         with _signals(stopping):
             # Compiling in the middle of a refit would hold up the heartbeats.
-            await asyncio.to_thread(prepare)
+            await asyncio.to_thread(prepare_learning)
+            await asyncio.to_thread(prepare_planner)
             while not stopping.is_set():
                 try:
                     await _work(url, db, settings, stopping, retry_seconds)

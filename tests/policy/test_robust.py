@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from app.policy import FiniteHorizonMDP, PlanProgress, RobustPolicy, backward_induction, occupancy, robust_policy
+from app.policy.dynamics import Dynamics
+from app.policy.factors import MatrixFactor
 from app.policy.planes import cutting_planes
 from app.policy.search import Limits, Problem, Search
+from app.policy.sets import UnitBall
 from tests.support.policy_worlds import World, conic_optimum, deterministic_policies, random_world, worst_advantage
 
 SMALL, MEDIUM, LARGE, HUGE = 0.05, 0.7, 10.0, 1e4
@@ -236,12 +239,18 @@ def test_where_digits_run_out_it_says_so() -> None:
     assert found.converged == (found.reason == "tolerance")
 
 
+def search_of(world: World, beta: float, tolerance: float = 1e-5) -> Search:
+    dynamics = Dynamics.of(world.mdp)
+    visits, _ = dynamics.spread(world.reference, 1)
+    factor = MatrixFactor(beta * world.factor, 1)
+    problem = Problem(dynamics, world.mean.reshape(1, -1), factor, UnitBall(), world.reference, visits)
+    return Search(problem, Limits(tolerance, max_iterations=500, deadline=None, clock=None, progress=None))
+
+
 @pytest.mark.parametrize("beta", [SMALL, MEDIUM, LARGE])
 def test_cutting_planes_alone_find_the_same_optimum(beta: float) -> None:
     world = random_world(19)
-    limits = Limits(tolerance=1e-5, max_iterations=500, deadline=None, clock=None, progress=None)
-    measure = occupancy(world.mdp, world.reference)
-    search = Search(Problem(world.mdp, world.mean.ravel(), beta * world.factor, world.reference, measure), limits)
+    search = search_of(world, beta)
     reason, _ = cutting_planes(search, np.zeros(3))
     assert reason == "tolerance"
     mixed = occupancy(world.mdp, search.mixture())
@@ -249,11 +258,12 @@ def test_cutting_planes_alone_find_the_same_optimum(beta: float) -> None:
     assert search.lower == pytest.approx(conic_optimum(world, beta)[0], rel=2e-5)
 
 
-def test_too_many_uncertain_directions_are_left_to_the_planes(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = random_world(20)
-    expected = plan(world, LARGE)
-    monkeypatch.setattr("app.policy.smoothing.LARGEST_CURVATURE", 1.0)
-    found = plan(world, LARGE)
+@pytest.mark.parametrize("beta", [SMALL, MEDIUM, LARGE])
+def test_too_many_uncertain_directions_need_no_matrix(beta: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = random_world(20, n_states=8, n_actions=4, horizon=5, q=6)
+    expected = plan(world, beta)
+    monkeypatch.setattr("app.policy.factors.EXPLICIT", 1)
+    found = plan(world, beta)
     assert found.converged
     assert found.lower == pytest.approx(expected.lower, rel=2e-4)
 
@@ -261,8 +271,8 @@ def test_too_many_uncertain_directions_are_left_to_the_planes(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": np.zeros((3, 4))}, "mean: its shape is (3, 4); it must be (4, 3)."),
-        ({"factor": np.zeros((11, 2))}, "factor: its shape is (11, 2); it must be (12, q)."),
+        ({"mean": np.zeros((3, 4))}, "mean: its shape is (3, 4); it must be (4, 3) or (3, 4, 3)."),
+        ({"factor": np.zeros((11, 2))}, "factor: its shape is (11, 2); it must be (12, q) or (36, q)."),
         (
             {"mean": np.where(np.arange(12).reshape(4, 3) == 7, np.nan, 0.0)},
             "mean: the entry of state 2, action 1 is not a finite number.",
