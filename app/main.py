@@ -18,7 +18,7 @@ from app.observability import HttpMetrics, configure_logging
 from app.policy import prepare as prepare_planner
 from app.serving import ServingRuntime
 from app.settings import Settings
-from app.store import Current, Database, EmbeddedPostgres, Notices, require_current_schema
+from app.store import Current, Database, EmbeddedPostgres, Notices, Writer, require_current_schema
 
 log = structlog.get_logger()
 
@@ -73,9 +73,12 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         )
         stack.push_async_callback(runtime.aclose)
         log.info("started", embedded_database=settings.database_url is None, authentication=settings.auth)
+        writer = Writer(db)
+        stack.push_async_callback(writer.aclose)
         yield Services(
             db=db,
             current=current,
+            recorder=writer,
             runtime=runtime,
             encoder_for=encode_for,
             probe_dim=partial(probe_dim, api_key=api_key),

@@ -120,6 +120,12 @@ Admin = Annotated[ApiKey, Depends(requires(Scope.ADMIN))]
 Definer = Annotated[ApiKey, Depends(defines)]
 
 
+def check_feeds(key: ApiKey, environment: str) -> None:
+    """The key may record preferences in this environment."""
+    check_scope(key, Scope.FEEDBACK)
+    check_visible(key, environment)
+
+
 def check_scope(key: ApiKey, needed: Scope) -> None:
     """The scope `admin` has the others in it."""
     if needed in key.scopes or Scope.ADMIN in key.scopes:

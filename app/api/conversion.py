@@ -1,11 +1,13 @@
 """JSON becomes domain objects here, once; nothing below checks it again."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
+from app.api.decoding import WireContent, WirePreference
 from app.api.mdps import TrajectoryReader
 from app.api.schemas.options import ContextBody, FeaturesBody, ItemBody, OptionBody, TextBody, TrajectoryBody
 from app.api.schemas.preferences import CatalogItemBody, PreferenceBody
@@ -40,7 +42,7 @@ class Reader:
         self._texts = texts
         self._trajectories = TrajectoryReader(environment) if isinstance(environment, MdpEnvironment) else None
 
-    def preference(self, body: PreferenceBody, pointer: str) -> Preference:
+    def preference(self, body: PreferenceBody | WirePreference, pointer: str) -> Preference:
         chosen = self.option(body.chosen, f"{pointer}/chosen")
         rejected = self.option(body.rejected, f"{pointer}/rejected")
         if same_option(chosen, rejected):
@@ -55,35 +57,36 @@ class Reader:
             context=self.context(body.context, f"{pointer}/context"),
             label=body.label,
             weight=body.weight,
-            occurred_at=body.occurred_at,
+            occurred_at=body.moment if isinstance(body, WirePreference) else body.occurred_at,
             id=body.id,
         )
 
-    def option(self, body: OptionBody, pointer: str) -> Option:
+    def option(self, body: OptionBody | WireContent, pointer: str) -> Option:
         environment = self._environment
-        if isinstance(body, TrajectoryBody):
+        kind, value = _named(body)
+        if kind == "trajectory":
             if self._trajectories is None:
                 raise InvalidInputError(
                     f'{pointer}: options of a catalogue are {{"item"}}, {{"features"}} or {{"text"}}; '
                     "found a trajectory.",
                     pointer=pointer,
                 )
-            return self._trajectories.read(body.trajectory, f"{pointer}/trajectory")
+            return self._trajectories.read(value, f"{pointer}/trajectory")
         if isinstance(environment, MdpEnvironment):
             raise InvalidInputError(
                 f'{pointer}: options of an MDP are {{"trajectory": [[state, action], ...]}}.', pointer=pointer
             )
-        match body:
-            case ItemBody():
-                return ItemOption(body.item)
-            case FeaturesBody():
-                return FeaturesOption(_vector(body.features, environment.item_dim, "item_dim", f"{pointer}/features"))
-            case TextBody():
-                return TextOption(body.text, self._encoded(body.text, f"{pointer}/text"))
+        match kind:
+            case "item":
+                return ItemOption(value)
+            case "features":
+                return FeaturesOption(_vector(value, environment.item_dim, "item_dim", f"{pointer}/features"))
+            case "text":
+                return TextOption(value, self._encoded(value, f"{pointer}/text"))
             case _:
-                assert_never(body)
+                assert_never(kind)
 
-    def context(self, body: ContextBody | None, pointer: str) -> Context | None:
+    def context(self, body: ContextBody | WireContent | None, pointer: str) -> Context | None:
         if body is None:
             return None
         environment = self._environment
@@ -92,16 +95,17 @@ class Reader:
                 f"{pointer}: environment {environment.name} is defined without context_dim, so it has no contexts.",
                 pointer=pointer,
             )
-        if isinstance(body, FeaturesBody):
-            return Context(_vector(body.features, environment.context_dim, "context_dim", f"{pointer}/features"))
-        features = self._encoded(body.text, f"{pointer}/text")
+        kind, value = _named(body)
+        if kind == "features":
+            return Context(_vector(value, environment.context_dim, "context_dim", f"{pointer}/features"))
+        features = self._encoded(value, f"{pointer}/text")
         if len(features) != environment.context_dim:
             raise InvalidInputError(
                 f"{pointer}/text: the encoder makes {len(features)} features of a text, but the environment's "
                 f"context_dim is {environment.context_dim}.",
                 pointer=f"{pointer}/text",
             )
-        return Context(features, text=body.text)
+        return Context(features, text=value)
 
     def item(self, body: CatalogItemBody, pointer: str) -> Item:
         if body.features is not None:
@@ -147,14 +151,41 @@ async def options_and_context(
 def _texts_of(bodies: Iterable[Any]) -> Iterable[str]:
     for body in bodies:
         match body:
-            case PreferenceBody():
+            case PreferenceBody() | WirePreference():
                 yield from _texts_of((body.chosen, body.rejected, body.context))
-            case TextBody():
-                yield body.text
+            case TextBody(text=text) | WireContent(text=str(text)):
+                yield text
             case CatalogItemBody(features=None, text=str(text)):
                 yield text
             case _:
                 pass
+
+
+def _named(body: OptionBody | WireContent) -> tuple[Literal["item", "features", "text", "trajectory"], Any]:
+    """What an option or context is given by, and its value."""
+    match body:
+        case WireContent():
+            return _named_on_the_wire(body)
+        case ItemBody():
+            return "item", body.item
+        case FeaturesBody():
+            return "features", body.features
+        case TextBody():
+            return "text", body.text
+        case TrajectoryBody():
+            return "trajectory", body.trajectory
+        case _:
+            assert_never(body)
+
+
+def _named_on_the_wire(body: WireContent) -> tuple[Literal["item", "features", "text", "trajectory"], Any]:
+    if body.item is not UNSET:
+        return "item", body.item
+    if body.features is not UNSET:
+        return "features", body.features
+    if body.text is not UNSET:
+        return "text", body.text
+    return "trajectory", body.trajectory
 
 
 def same_option(one: Option, other: Option) -> bool:

@@ -4,21 +4,23 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import msgspec
 import structlog
 from fastapi import APIRouter, Body, Request, Response
 
-from app.api.auth import Feeder
-from app.api.consistency import TOKEN_RESPONSE_HEADERS, acknowledge
+from app.api.auth import Feeder, check_feeds
+from app.api.compiled import CompiledRoute, first_try, says_json
+from app.api.consistency import TOKEN_HEADER, TOKEN_RESPONSE_HEADERS, acknowledge, token_of
 from app.api.conversion import reader_for
+from app.api.decoding import WirePreference, decode_body
 from app.api.environments import EnvironmentName, example
 from app.api.imports import Import
 from app.api.problems import problems
 from app.api.schemas.preferences import ImportAnswer, PreferenceBatch, PreferenceBody, PreferencesBody, RecordedAnswer
-from app.api.services import UsedServices
-from app.domain import DomainError
-from app.store import record_preferences
+from app.api.services import Services, UsedServices, services_of
+from app.domain import DomainError, Recorded
 
-router = APIRouter(tags=["preferences"])
+router = APIRouter(tags=["preferences"], route_class=CompiledRoute)
 
 log = structlog.get_logger()
 
@@ -49,6 +51,25 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
+async def _record_usual(request: Request) -> Response | None:
+    if not says_json(request):
+        return None
+    environment = request.path_params["environment"]
+    check_feeds(request.state.key, environment)
+    services = services_of(request)
+    try:
+        bodies, many = decode_body(await request.body())
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    recorded = await _recorded(services, environment, bodies, many=many)
+    return Response(
+        b'{"accepted":%d,"duplicates":%d}' % (recorded.accepted, recorded.duplicates),
+        status_code=201,
+        headers=None if recorded.position is None else {TOKEN_HEADER: token_of(recorded.position)},
+        media_type="application/json",
+    )
+
+
 @router.post(
     "/v1/environments/{environment}/preferences",
     summary="Record preferences",
@@ -60,10 +81,17 @@ _EXAMPLES: dict[str, Any] = {
     responses={
         201: {**example({"accepted": 2, "duplicates": 0}, "Stored."), "headers": TOKEN_RESPONSE_HEADERS},
         **problems(
-            "malformed-json", "not-found", "conflict", "body-too-large", "unsupported-media-type", "encoder-unavailable"
+            "malformed-json",
+            "not-found",
+            "conflict",
+            "body-too-large",
+            "unsupported-media-type",
+            "encoder-unavailable",
+            "overloaded",
         ),
     },
 )
+@first_try(_record_usual)
 async def record(
     environment: EnvironmentName,
     body: Annotated[PreferencesBody, Body(openapi_examples=_EXAMPLES)],
@@ -73,19 +101,26 @@ async def record(
 ) -> RecordedAnswer:
     many = isinstance(body, PreferenceBatch)
     bodies: Sequence[PreferenceBody] = body.preferences if isinstance(body, PreferenceBatch) else [body]
+    recorded = await _recorded(services, environment, bodies, many=many)
+    acknowledge(response, recorded.position)
+    return RecordedAnswer(accepted=recorded.accepted, duplicates=recorded.duplicates)
+
+
+async def _recorded(
+    services: Services, environment: str, bodies: Sequence[PreferenceBody | WirePreference], *, many: bool
+) -> Recorded:
     reader = await reader_for(
         (await services.current.environment(environment)).definition, bodies, services.encoder_for
     )
     try:
         batch = [reader.preference(one, f"/preferences/{index}") for index, one in enumerate(bodies)]
-        recorded = await record_preferences(services.db, environment, batch)
+        recorded = await services.recorder.record(environment, batch)
     except DomainError as error:
         if many:
             raise
         raise _from_root(error) from error
     services.metrics.count_preferences(accepted=recorded.accepted, duplicates=recorded.duplicates)
-    acknowledge(response, recorded.position)
-    return RecordedAnswer(accepted=recorded.accepted, duplicates=recorded.duplicates)
+    return recorded
 
 
 def _from_root(error: DomainError) -> DomainError:

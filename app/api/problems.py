@@ -21,6 +21,7 @@ from app.domain import (
     InvalidInputError,
     ModelNotReadyError,
     NotFoundError,
+    OverloadedError,
     PermissionDeniedError,
     RefitStateError,
     StoreUnavailableError,
@@ -31,6 +32,9 @@ MEDIA_TYPE = "application/problem+json"
 
 RETRY_AFTER_SECONDS = "5"
 """A database that restarts, an embeddings service or a first refit are usually back or done by then."""
+
+OVERLOAD_SECONDS = "1"
+"""What waits to be stored is a fraction of a second's work."""
 
 log = structlog.get_logger()
 
@@ -117,6 +121,13 @@ _KINDS = (
     ProblemKind(
         StoreUnavailableError.code, 503, "The database does not answer", "Try again; nothing was acknowledged."
     ),
+    ProblemKind(
+        OverloadedError.code,
+        503,
+        "Too much waits to be stored",
+        "More preferences come than the database takes. Nothing of the request was stored; send it again after "
+        "`Retry-After`.",
+    ),
     ProblemKind("not-ready", 503, "Not ready to serve", "`errors` lists which checks failed and why."),
 )
 
@@ -184,7 +195,7 @@ def problem_response(
     if kind.status == 401:
         sent["WWW-Authenticate"] = 'Bearer realm="psharelora"'
     if kind.status == 503:
-        sent["Retry-After"] = RETRY_AFTER_SECONDS
+        sent["Retry-After"] = OVERLOAD_SECONDS if code == OverloadedError.code else RETRY_AFTER_SECONDS
     content = document.model_dump(exclude_none=True)
     if scope["path"].startswith("/personalizer/"):
         # What Azure's clients look for.

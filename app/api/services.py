@@ -9,13 +9,15 @@ from fastapi import Depends, Request
 from app.api.conversion import EncoderFor
 from app.observability import HttpMetrics
 from app.serving import ServingRuntime
-from app.store import Current, Database
+from app.store import Current, Database, Recorder
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     db: Database
     current: Current
+    recorder: Recorder
+    """Stores preferences."""
     runtime: ServingRuntime
     encoder_for: EncoderFor
     probe_dim: Callable[[str, str], Awaitable[int]]

@@ -10,6 +10,7 @@ DomainError
 +-- ModelNotReadyError        nothing to answer from yet
 +-- EncoderUnavailableError   the embeddings service did not answer
 +-- StoreUnavailableError     the database did not answer
++-- OverloadedError           too much waits already; nothing was done
 +-- CorruptModelError         a stored model cannot be read back
 """
 
@@ -60,6 +61,10 @@ class EncoderUnavailableError(DomainError):
 
 class StoreUnavailableError(DomainError):
     code = "store-unavailable"
+
+
+class OverloadedError(DomainError):
+    code = "overloaded"
 
 
 class CorruptModelError(DomainError):

@@ -45,6 +45,7 @@ from app.store.refits import (
     request_refit,
 )
 from app.store.users import ServingState, UserCount, UserState, erase_user, export_user, serving_state, user_state
+from app.store.writer import Recorder, Writer
 
 __all__ = [
     "EVENT_LIFETIME",
@@ -59,6 +60,7 @@ __all__ = [
     "NewModel",
     "Notice",
     "Notices",
+    "Recorder",
     "SchemaBehindError",
     "SchemaState",
     "ServingState",
@@ -66,6 +68,7 @@ __all__ = [
     "Upserted",
     "UserCount",
     "UserState",
+    "Writer",
     "all_items",
     "announce",
     "authenticate",

@@ -1,31 +1,35 @@
-"""Options and contexts of a batch, each as the key of the one row that stands for its content."""
+"""Items, inline options and contexts of many requests, each as the key of the one row that stands for its content."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain import Context, FeaturesOption, InvalidInputError, ItemOption, Preference, TextOption
+from app.domain import Context, FeaturesOption, TextOption
 from app.store.encoding import digest, floats_to_bytes
-from app.store.environments import EnvironmentRow
 
 InlineOption = FeaturesOption | TextOption
 
+ItemIn = tuple[int, str]
+"""An environment's key, and an item's id in it."""
+
+ContentIn = tuple[int, bytes]
+"""An environment's key, and the hash of a content in it."""
+
 
 @dataclass(frozen=True, slots=True)
-class Interned:
-    """The rows that a batch's items, inline options and contexts are."""
-
-    item: dict[str, int]
-    inline: dict[bytes, int]
-    context: dict[bytes, int]
+class FoundItems:
+    live: dict[ItemIn, int]
+    """The rows' keys."""
+    retired: frozenset[ItemIn]
 
 
 _ITEMS = text(
     """
-    SELECT item_id, id, retired_at IS NOT NULL AS retired FROM items
-    WHERE environment_id = :environment_id AND item_id = ANY(CAST(:ids AS text[]))
+    SELECT items.environment_id, items.item_id, items.id, items.retired_at IS NOT NULL AS retired
+    FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:item_ids AS text[])) AS wanted (environment_id, item_id)
+    JOIN items ON items.environment_id = wanted.environment_id AND items.item_id = wanted.item_id
     """
 )
 
@@ -33,8 +37,9 @@ _ITEMS = text(
 def _find(table: str) -> TextClause:
     return text(
         f"""
-        SELECT content_hash, id FROM {table}
-        WHERE environment_id = :environment_id AND content_hash = ANY(CAST(:hashes AS bytea[]))
+        SELECT found.environment_id, found.content_hash, found.id
+        FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:hashes AS bytea[])) AS wanted (environment_id, hash)
+        JOIN {table} AS found ON found.environment_id = wanted.environment_id AND found.content_hash = wanted.hash
         """  # noqa: S608 - the table's name is a constant of this module
     )
 
@@ -44,10 +49,12 @@ def _add(table: str) -> TextClause:
     return text(
         f"""
         INSERT INTO {table} (environment_id, content_hash, features, text)
-        SELECT :environment_id, given.*
-        FROM unnest(CAST(:hashes AS bytea[]), CAST(:features AS bytea[]), CAST(:texts AS text[]))
-            AS given (content_hash, features, text)
-        ORDER BY given.content_hash
+        SELECT given.*
+        FROM unnest(
+            CAST(:environment_ids AS bigint[]), CAST(:hashes AS bytea[]), CAST(:features AS bytea[]),
+            CAST(:texts AS text[])
+        ) AS given (environment_id, content_hash, features, text)
+        ORDER BY given.environment_id, given.content_hash
         ON CONFLICT (environment_id, content_hash) DO NOTHING
         """  # noqa: S608 - the table's name is a constant of this module
     )
@@ -56,31 +63,29 @@ def _add(table: str) -> TextClause:
 _STATEMENTS = {table: (_find(table), _add(table)) for table in ("items", "contexts")}
 
 
-async def intern_contents(
-    connection: AsyncConnection, environment: EnvironmentRow, batch: Sequence[Preference]
-) -> Interned:
-    """Find every item, and store every inline option and context that is new.
-
-    Raises
-    ------
-    InvalidInputError
-        An item is unknown or retired, or features have the wrong length; names the first.
-    """
-    items = await _find_items(connection, environment, batch)
-    inline = {
-        option_hash(option): option
-        for preference in batch
-        for option in (preference.chosen, preference.rejected)
-        if isinstance(option, InlineOption)
-    }
-    contexts = {
-        context_hash(preference.context): preference.context for preference in batch if preference.context is not None
-    }
-    return Interned(
-        item=items,
-        inline=await _intern(connection, environment.id, "items", inline),
-        context=await _intern(connection, environment.id, "contexts", contexts),
+async def find_items(connection: AsyncConnection, wanted: Iterable[ItemIn]) -> FoundItems:
+    """Those that there are, by a single query."""
+    named = list(wanted)
+    if not named:
+        return FoundItems({}, frozenset())
+    given = {"environment_ids": [key for key, _ in named], "item_ids": [item for _, item in named]}
+    rows = (await connection.execute(_ITEMS, given)).all()
+    return FoundItems(
+        live={(key, item): row for key, item, row, retired in rows if not retired},
+        retired=frozenset((key, item) for key, item, _, retired in rows if retired),
     )
+
+
+async def intern_options(
+    connection: AsyncConnection, contents: Mapping[ContentIn, InlineOption]
+) -> dict[ContentIn, int]:
+    """The row of every inline option; those that are new are stored."""
+    return await _intern(connection, "items", contents)
+
+
+async def intern_contexts(connection: AsyncConnection, contents: Mapping[ContentIn, Context]) -> dict[ContentIn, int]:
+    """The row of every context; those that are new are stored."""
+    return await _intern(connection, "contexts", contents)
 
 
 def option_hash(option: InlineOption) -> bytes:
@@ -98,45 +103,27 @@ def context_hash(context: Context) -> bytes:
     return digest(b"features", floats_to_bytes(context.features))
 
 
-async def _find_items(
-    connection: AsyncConnection, environment: EnvironmentRow, batch: Sequence[Preference]
-) -> dict[str, int]:
-    named = [
-        (f"/preferences/{index}/{side}/item", option.item)
-        for index, preference in enumerate(batch)
-        for side, option in (("chosen", preference.chosen), ("rejected", preference.rejected))
-        if isinstance(option, ItemOption)
-    ]
-    if not named:
-        return {}
-    ids = sorted({item for _, item in named})
-    rows = (await connection.execute(_ITEMS, {"environment_id": environment.id, "ids": ids})).all()
-    known = {row.item_id: row.id for row in rows if not row.retired}
-    retired = {row.item_id for row in rows if row.retired}
-    for pointer, item in named:
-        if item not in known:
-            why = f"Item {item!r} is retired from" if item in retired else f"There is no item {item!r} in"
-            raise InvalidInputError(f"{why} environment {environment.name!r}.", pointer=pointer)
-    return known
-
-
 async def _intern(
-    connection: AsyncConnection,
-    environment_id: int,
-    table: str,
-    contents: dict[bytes, InlineOption] | dict[bytes, Context],
-) -> dict[bytes, int]:
+    connection: AsyncConnection, table: str, contents: Mapping[ContentIn, InlineOption | Context]
+) -> dict[ContentIn, int]:
     if not contents:
         return {}
     find, add = _STATEMENTS[table]
-    wanted = {"environment_id": environment_id, "hashes": list(contents)}
-    known = {bytes(row.content_hash): row.id for row in await connection.execute(find, wanted)}
+    known = await _known(connection, find, contents)
     new = {key: content for key, content in contents.items() if key not in known}
     if new:
         texts: list[str | None] = [getattr(content, "text", None) for content in new.values()]
         features = [floats_to_bytes(content.features) for content in new.values()]
-        await connection.execute(
-            add, {"environment_id": environment_id, "hashes": list(new), "features": features, "texts": texts}
-        )
-        known = {bytes(row.content_hash): row.id for row in await connection.execute(find, wanted)}
+        await connection.execute(add, _keys(new) | {"features": features, "texts": texts})
+        known |= await _known(connection, find, new)
     return known
+
+
+async def _known(connection: AsyncConnection, find: TextClause, wanted: Iterable[ContentIn]) -> dict[ContentIn, int]:
+    rows = await connection.execute(find, _keys(wanted))
+    return {(key, bytes(found)): row for key, found, row in rows}
+
+
+def _keys(contents: Iterable[ContentIn]) -> dict[str, list[int] | list[bytes]]:
+    listed = list(contents)
+    return {"environment_ids": [key for key, _ in listed], "hashes": [found for _, found in listed]}

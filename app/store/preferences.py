@@ -1,63 +1,82 @@
-"""Recording preferences: a batch is one transaction, whole or not at all, and safe to send again."""
+"""Recording preferences: many requests share one transaction, each of them whole or not at all.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+First everything is read that can refuse a request: its environment, its items, what was stored before under its ids.
+Then what the good ones said is written by statements over whole columns. A request that is refused leaves nothing
+behind and costs the others nothing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import text, update
+from psycopg.errors import SerializationFailure
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import (
     ConflictError,
     Context,
+    DomainError,
     FeaturesOption,
     InvalidInputError,
     ItemOption,
+    NotFoundError,
     Option,
     Preference,
     Recorded,
     TextOption,
     TrajectoryOption,
 )
-from app.store.database import transaction
+from app.store.database import Database, transaction
 from app.store.encoding import digest, steps_to_bytes
-from app.store.environments import EnvironmentRow, lock_environment
-from app.store.interning import Interned, context_hash, intern_contents, option_hash
+from app.store.environments import EnvironmentRow, lock_environments
+from app.store.interning import (
+    ContentIn,
+    FoundItems,
+    InlineOption,
+    ItemIn,
+    context_hash,
+    find_items,
+    intern_contexts,
+    intern_options,
+    option_hash,
+)
 from app.store.notices import announce
-from app.store.schema import environments
 
-# Everybody locks users in the order of their ids, so that two batches never wait for each other in a ring.
+# Everybody locks users in the same order, so that two groups never wait for each other in a ring.
 _ADD_USERS = text(
     """
     INSERT INTO users (environment_id, user_id)
-    SELECT :environment_id, given.user_id
-    FROM unnest(CAST(:user_ids AS text[])) AS given (user_id)
-    ORDER BY given.user_id COLLATE "C"
+    SELECT given.environment_id, given.user_id
+    FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:user_ids AS text[])) AS given (environment_id, user_id)
+    ORDER BY given.environment_id, given.user_id COLLATE "C"
     ON CONFLICT (environment_id, user_id) DO NOTHING
     """
 )
 _LOCK_USERS = text(
     """
-    SELECT user_id, id FROM users
-    WHERE environment_id = :environment_id AND user_id = ANY(CAST(:user_ids AS text[]))
-    ORDER BY user_id
-    FOR NO KEY UPDATE
+    SELECT users.environment_id, users.user_id, users.id
+    FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:user_ids AS text[])) AS given (environment_id, user_id)
+    JOIN users ON users.environment_id = given.environment_id AND users.user_id = given.user_id
+    ORDER BY users.environment_id, users.user_id
+    FOR NO KEY UPDATE OF users
     """
 )
 
-# Numbers are drawn in the order of the batch and rows written in the order of the clients' ids: the first keeps the
+# Numbers are drawn in the order of the group and rows written in the order of the clients' ids: the first keeps the
 # order in which things were said, the second is the same for everybody who writes the same ids.
 _RECORD = text(
     """
     WITH given AS MATERIALIZED (
         SELECT nextval(pg_get_serial_sequence('preferences', 'id')) AS id, rows.*
         FROM unnest(
-            CAST(:user_keys AS bigint[]), CAST(:chosen_keys AS bigint[]), CAST(:rejected_keys AS bigint[]),
-            CAST(:context_keys AS bigint[]), CAST(:chosen_steps AS bytea[]), CAST(:rejected_steps AS bytea[]),
-            CAST(:labels AS float8[]), CAST(:weights AS float8[]), CAST(:occurred_at AS timestamptz[]),
-            CAST(:client_ids AS text[]), CAST(:hashes AS bytea[])
+            CAST(:environment_ids AS bigint[]), CAST(:user_keys AS bigint[]), CAST(:chosen_keys AS bigint[]),
+            CAST(:rejected_keys AS bigint[]), CAST(:context_keys AS bigint[]), CAST(:chosen_steps AS bytea[]),
+            CAST(:rejected_steps AS bytea[]), CAST(:labels AS float8[]), CAST(:weights AS float8[]),
+            CAST(:occurred_at AS timestamptz[]), CAST(:client_ids AS text[]), CAST(:hashes AS bytea[])
         ) AS rows (
-            user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
+            environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
             label, weight, occurred_at, client_id, content_hash
         )
     ), inserted AS (
@@ -65,7 +84,7 @@ _RECORD = text(
             id, environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
             label, weight, occurred_at, client_id, content_hash
         )
-        SELECT id, :environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
+        SELECT id, environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
                label, weight, COALESCE(occurred_at, now()), client_id, content_hash
         FROM given
         ORDER BY client_id COLLATE "C", id
@@ -86,77 +105,261 @@ _RECORD = text(
     """
 )
 
-_STORED_HASHES = text(
+# The last lock: everybody who writes to an environment waits for it, from here to the commit.
+_COUNT = text(
     """
-    SELECT client_id, content_hash FROM preferences
-    WHERE environment_id = :environment_id AND client_id = ANY(CAST(:client_ids AS text[]))
+    WITH held AS (
+        SELECT id FROM environments WHERE id = ANY(CAST(:environment_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
+    )
+    UPDATE environments SET preference_count = environments.preference_count + said.n
+    FROM held JOIN unnest(CAST(:environment_ids AS bigint[]), CAST(:counts AS bigint[])) AS said (id, n) USING (id)
+    WHERE environments.id = held.id
     """
 )
 
+_STORED_HASHES = text(
+    """
+    SELECT stored.environment_id, stored.client_id, stored.content_hash
+    FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:client_ids AS text[])) AS given (environment_id, client_id)
+    JOIN preferences AS stored
+        ON stored.environment_id = given.environment_id AND stored.client_id = given.client_id
+    """
+)
 
-@transaction
-async def record_preferences(connection: AsyncConnection, name: str, batch: Sequence[Preference]) -> Recorded:
-    """Store a batch, in its order; what was stored before under the same id is counted as a duplicate.
+_COLUMNS = (
+    "environment_ids", "user_keys", "chosen_keys", "rejected_keys", "context_keys", "chosen_steps", "rejected_steps",
+    "labels", "weights", "occurred_at", "client_ids", "hashes",
+)  # fmt: skip
+# The parameters of _RECORD.
+
+ClientIdIn = tuple[int, str]
+"""An environment's key, and the id that a client gave a preference in it."""
+
+UserIn = tuple[int, str]
+"""An environment's key, and a user's id in it."""
+
+
+class Submission(NamedTuple):
+    """What one request wants recorded: whole, in its order, or not at all."""
+
+    environment: str
+    batch: Sequence[Preference]
+
+
+Outcome = Recorded | DomainError
+
+
+async def record_preferences(db: Database, name: str, batch: Sequence[Preference]) -> Recorded:
+    """Store a batch; what was stored before under the same id is counted as a duplicate.
 
     Raises
     ------
+    NotFoundError
+        There is no such environment.
     InvalidInputError
         An option cannot be compared here; `pointer` names the first.
     ConflictError
         An id was used before for another content.
     """
-    environment = await lock_environment(connection, name)
-    if not batch:
-        return Recorded(accepted=0, duplicates=0)
-    for index, preference in enumerate(batch):
-        _check_shape(environment, index, preference)
-    interned = await intern_contents(connection, environment, batch)
-    sides = [_Sides.of(preference, interned) for preference in batch]
-    for index, side in enumerate(sides):
-        if side.equal:
-            raise InvalidInputError(
-                "The chosen and the rejected option are the same.", pointer=f"/preferences/{index}/rejected"
-            )
-    hashes = [content_hash(preference) for preference in batch]
-    keys = await _lock_users(connection, environment.id, sorted({preference.user for preference in batch}))
-    accepted = await _insert(connection, environment.id, batch, sides, hashes, keys)
-    if accepted < len(batch):
-        await _check_duplicates(connection, environment.id, batch, hashes)
-    if accepted:
-        await connection.execute(
-            update(environments)
-            .where(environments.c.id == environment.id)
-            .values(preference_count=environments.c.preference_count + accepted)
-        )
-    # Duplicates too: who sends again may not have had the first acknowledgement.
-    position = await announce(connection, {environment.id: list(keys)})
-    return Recorded(accepted=accepted, duplicates=len(batch) - accepted, position=position)
+    (outcome,) = await record_group(db, [Submission(name, batch)])
+    if isinstance(outcome, DomainError):
+        raise outcome
+    return outcome
 
 
-@dataclass(frozen=True, slots=True)
-class _Sides:
-    """The columns of a preference that say what was compared."""
+@transaction
+async def record_group(connection: AsyncConnection, submissions: Sequence[Submission]) -> list[Outcome]:
+    """Store what many requests say by one transaction; what became of each, in their order."""
+    rows = await lock_environments(connection, {submission.environment for submission in submissions})
+    requests = [_Request(submission, rows.get(submission.environment)) for submission in submissions]
+    _judge(requests, _Request.check_shapes)
+    items = await find_items(connection, {item for request in _good(requests) for item in request.items()})
+    _judge(requests, lambda request: request.check_items(items))
+    stored = await _stored_hashes(connection, {one for request in _good(requests) for one in request.client_ids()})
+    # One after the other, for what a request says under an id is stored for those that come after it.
+    _judge(requests, lambda request: request.check_ids(stored))
+    await _write(connection, items, [request for request in _good(requests) if request.fresh])
+    position = await _announce(connection, list(_good(requests)))
+    return [request.outcome(position) for request in requests]
 
-    chosen_key: int | None
-    rejected_key: int | None
-    chosen_steps: bytes | None
-    rejected_steps: bytes | None
-    context_key: int | None
 
-    @classmethod
-    def of(cls, preference: Preference, interned: Interned) -> "_Sides":
-        context = preference.context
-        return cls(
-            chosen_key=_key(preference.chosen, interned),
-            rejected_key=_key(preference.rejected, interned),
-            chosen_steps=_steps(preference.chosen),
-            rejected_steps=_steps(preference.rejected),
-            context_key=None if context is None else interned.context[context_hash(context)],
-        )
+@dataclass(slots=True)
+class _Request:
+    """A submission on its way through the checks."""
+
+    submission: Submission
+    environment: EnvironmentRow | None
+    error: DomainError | None = None
+    hashes: list[bytes] = field(default_factory=list)
+    """What makes a preference with an id the same again; empty for one without."""
+    fresh: list[int] = field(default_factory=list)
+    """Which of the batch are to be written."""
 
     @property
-    def equal(self) -> bool:
-        return self.chosen_key == self.rejected_key and self.chosen_steps == self.rejected_steps
+    def batch(self) -> Sequence[Preference]:
+        return self.submission.batch
+
+    @property
+    def row(self) -> EnvironmentRow:
+        assert self.environment is not None
+        return self.environment
+
+    def items(self) -> Iterator[ItemIn]:
+        here = self.row.id
+        for preference in self.batch:
+            for option in (preference.chosen, preference.rejected):
+                if isinstance(option, ItemOption):
+                    yield here, option.item
+
+    def client_ids(self) -> Iterator[ClientIdIn]:
+        here = self.row.id
+        return ((here, preference.id) for preference in self.batch if preference.id is not None)
+
+    def check_shapes(self) -> None:
+        if self.environment is None:
+            raise NotFoundError(f"There is no environment {self.submission.environment!r}.")
+        for index, preference in enumerate(self.batch):
+            _check_shape(self.environment, index, preference)
+
+    def check_items(self, items: FoundItems) -> None:
+        here = self.row.id
+        for index, preference in enumerate(self.batch):
+            for side, option in (("chosen", preference.chosen), ("rejected", preference.rejected)):
+                if isinstance(option, ItemOption) and (here, option.item) not in items.live:
+                    gone = (here, option.item) in items.retired
+                    why = f"Item {option.item!r} is retired from" if gone else f"There is no item {option.item!r} in"
+                    pointer = f"/preferences/{index}/{side}/item"
+                    raise InvalidInputError(f"{why} environment {self.row.name!r}.", pointer=pointer)
+            if _option_content(preference.chosen) == _option_content(preference.rejected):
+                raise InvalidInputError(
+                    "The chosen and the rejected option are the same.", pointer=f"/preferences/{index}/rejected"
+                )
+
+    def check_ids(self, stored: dict[ClientIdIn, bytes]) -> None:
+        here = self.row.id
+        said: dict[ClientIdIn, bytes] = {}
+        for index, preference in enumerate(self.batch):
+            if preference.id is None:
+                self.hashes.append(b"")
+                self.fresh.append(index)
+                continue
+            one = here, preference.id
+            found = content_hash(preference)
+            self.hashes.append(found)
+            known = stored.get(one) or said.get(one)
+            if known is None:
+                said[one] = found
+                self.fresh.append(index)
+            elif known != found:
+                raise ConflictError(
+                    f"Preference id {preference.id!r} is taken by a preference with other content.",
+                    pointer=f"/preferences/{index}/id",
+                )
+        stored.update(said)
+
+    def outcome(self, position: int | None) -> Outcome:
+        if self.error is not None:
+            return self.error
+        return Recorded(len(self.fresh), len(self.batch) - len(self.fresh), position)
+
+
+def _judge(requests: Iterable[_Request], check: Callable[[_Request], None]) -> None:
+    for request in _good(requests):
+        try:
+            check(request)
+        except DomainError as error:
+            request.error = error
+
+
+def _good(requests: Iterable[_Request]) -> Iterator[_Request]:
+    return (request for request in requests if request.error is None)
+
+
+async def _stored_hashes(connection: AsyncConnection, wanted: Iterable[ClientIdIn]) -> dict[ClientIdIn, bytes]:
+    named = list(wanted)
+    if not named:
+        return {}
+    given = {"environment_ids": [key for key, _ in named], "client_ids": [one for _, one in named]}
+    return {(key, one): bytes(found) for key, one, found in await connection.execute(_STORED_HASHES, given)}
+
+
+async def _write(connection: AsyncConnection, items: FoundItems, requests: Sequence[_Request]) -> None:
+    said = [(request, index, request.batch[index]) for request in requests for index in request.fresh]
+    if not said:
+        return
+    options, contexts = _contents(requests)
+    option_keys = await intern_options(connection, options)
+    context_keys = await intern_contexts(connection, contexts)
+    user_keys = await _lock_users(connection, sorted({(request.row.id, one.user) for request, _, one in said}))
+    rows = [
+        (
+            request.row.id,
+            user_keys[request.row.id, one.user],
+            _key(request.row.id, one.chosen, items, option_keys),
+            _key(request.row.id, one.rejected, items, option_keys),
+            None if one.context is None else context_keys[request.row.id, context_hash(one.context)],
+            _steps(one.chosen),
+            _steps(one.rejected),
+            one.label,
+            one.weight,
+            one.occurred_at,
+            one.id,
+            request.hashes[index],
+        )
+        for request, index, one in said
+    ]
+    columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+    accepted = await connection.scalar(_RECORD, columns)
+    if accepted != len(said):
+        raise SerializationFailure("another process has just stored a preference under one of these ids")
+    counts: dict[int, int] = {}
+    for request in requests:
+        counts[request.row.id] = counts.get(request.row.id, 0) + len(request.fresh)
+    await connection.execute(_COUNT, {"environment_ids": list(counts), "counts": list(counts.values())})
+
+
+async def _announce(connection: AsyncConnection, requests: Iterable[_Request]) -> int | None:
+    """One notice of all users; duplicates too, for who sends again may not have had the first acknowledgement."""
+    users: dict[int, set[str]] = {}
+    for request in requests:
+        if request.batch:
+            users.setdefault(request.row.id, set()).update(preference.user for preference in request.batch)
+    return await announce(connection, users) if users else None
+
+
+def _contents(
+    requests: Iterable[_Request],
+) -> tuple[dict[ContentIn, InlineOption], dict[ContentIn, Context]]:
+    """What is to be written of options given inline, and of contexts."""
+    options: dict[ContentIn, InlineOption] = {}
+    contexts: dict[ContentIn, Context] = {}
+    for request in requests:
+        here = request.row.id
+        for index in request.fresh:
+            preference = request.batch[index]
+            for option in (preference.chosen, preference.rejected):
+                if isinstance(option, InlineOption):
+                    options[here, option_hash(option)] = option
+            if preference.context is not None:
+                contexts[here, context_hash(preference.context)] = preference.context
+    return options, contexts
+
+
+async def _lock_users(connection: AsyncConnection, named: Sequence[UserIn]) -> dict[UserIn, int]:
+    found = await _locked(connection, named)
+    new = [one for one in named if one not in found]
+    if new:
+        await connection.execute(_ADD_USERS, _user_columns(new))
+        found = await _locked(connection, named)
+    return found
+
+
+async def _locked(connection: AsyncConnection, named: Sequence[UserIn]) -> dict[UserIn, int]:
+    return {(key, user): row for key, user, row in await connection.execute(_LOCK_USERS, _user_columns(named))}
+
+
+def _user_columns(named: Sequence[UserIn]) -> dict[str, list[int] | list[str]]:
+    return {"environment_ids": [key for key, _ in named], "user_ids": [user for _, user in named]}
 
 
 def content_hash(preference: Preference) -> bytes:
@@ -182,12 +385,12 @@ def _option_content(option: Option) -> bytes:
             return b"steps" + steps_to_bytes(option.states, option.actions)
 
 
-def _key(option: Option, interned: Interned) -> int | None:
+def _key(here: int, option: Option, items: FoundItems, inline: dict[ContentIn, int]) -> int | None:
     match option:
         case ItemOption():
-            return interned.item[option.item]
+            return items.live[here, option.item]
         case FeaturesOption() | TextOption():
-            return interned.inline[option_hash(option)]
+            return inline[here, option_hash(option)]
         case TrajectoryOption():
             return None
 
@@ -222,55 +425,3 @@ def _check_dim(given: FeaturesOption | TextOption | Context, dim: int | None, po
         raise InvalidInputError("This environment has no contexts.", pointer=pointer)
     if np.shape(given.features) != (dim,):
         raise InvalidInputError(f"Expected {dim} features; found {np.size(given.features)}.", pointer=pointer)
-
-
-async def _lock_users(connection: AsyncConnection, environment_id: int, user_ids: list[str]) -> dict[str, int]:
-    wanted = {"environment_id": environment_id, "user_ids": user_ids}
-    keys = {row.user_id: row.id for row in await connection.execute(_LOCK_USERS, wanted)}
-    if len(keys) < len(user_ids):
-        await connection.execute(_ADD_USERS, wanted)
-        keys = {row.user_id: row.id for row in await connection.execute(_LOCK_USERS, wanted)}
-    return keys
-
-
-async def _insert(
-    connection: AsyncConnection,
-    environment_id: int,
-    batch: Sequence[Preference],
-    sides: Sequence[_Sides],
-    hashes: Sequence[bytes],
-    user_keys: dict[str, int],
-) -> int:
-    accepted = await connection.scalar(
-        _RECORD,
-        {
-            "environment_id": environment_id,
-            "user_keys": [user_keys[preference.user] for preference in batch],
-            "chosen_keys": [side.chosen_key for side in sides],
-            "rejected_keys": [side.rejected_key for side in sides],
-            "context_keys": [side.context_key for side in sides],
-            "chosen_steps": [side.chosen_steps for side in sides],
-            "rejected_steps": [side.rejected_steps for side in sides],
-            "labels": [preference.label for preference in batch],
-            "weights": [preference.weight for preference in batch],
-            "occurred_at": [preference.occurred_at for preference in batch],
-            "client_ids": [preference.id for preference in batch],
-            "hashes": list(hashes),
-        },
-    )
-    assert isinstance(accepted, int)
-    return accepted
-
-
-async def _check_duplicates(
-    connection: AsyncConnection, environment_id: int, batch: Sequence[Preference], hashes: Sequence[bytes]
-) -> None:
-    client_ids = sorted({preference.id for preference in batch if preference.id is not None})
-    rows = await connection.execute(_STORED_HASHES, {"environment_id": environment_id, "client_ids": client_ids})
-    stored = {row.client_id: bytes(row.content_hash) for row in rows}
-    for index, (preference, found) in enumerate(zip(batch, hashes, strict=True)):
-        if preference.id is not None and stored[preference.id] != found:
-            raise ConflictError(
-                f"Preference id {preference.id!r} is taken by a preference with other content.",
-                pointer=f"/preferences/{index}/id",
-            )

@@ -20,7 +20,8 @@ def _is_text(value: Any) -> Any:
     return value
 
 
-def _happened(value: datetime) -> datetime:
+def happened(value: datetime) -> datetime:
+    """A time that something can have happened at."""
     if value < EARLIEST:
         raise ValueError(f"expected a time after 1970; found {value.isoformat()}.")
     if value > datetime.now(UTC) + CLOCK_ALLOWANCE:
@@ -29,7 +30,7 @@ def _happened(value: datetime) -> datetime:
 
 
 Moment = Annotated[
-    AwareDatetime, Field(strict=False), AfterValidator(_happened), BeforeValidator(_is_text, json_schema_input_type=str)
+    AwareDatetime, Field(strict=False), AfterValidator(happened), BeforeValidator(_is_text, json_schema_input_type=str)
 ]
 
 
