@@ -37,7 +37,7 @@ times = st.sampled_from(
         None,
     ]
 )
-contents = st.one_of(
+contents: st.SearchStrategy[Any] = st.one_of(
     st.fixed_dictionaries({"item": ids}),
     st.fixed_dictionaries({"features": st.lists(numbers, max_size=3)}),
     st.fixed_dictionaries({"text": st.sampled_from(["words", "more", "", "x\x00", "x" * 20_001, "\ud800", 3])}),

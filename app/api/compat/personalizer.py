@@ -33,7 +33,7 @@ from app.domain import (
     RankedEvent,
 )
 from app.serving.exploration import Explored, explore
-from app.store import find_event, get_environment, item_features, note_event, record_event, record_preferences
+from app.store import find_event, get_environment, item_features, note_event, record_event
 
 router = APIRouter(tags=["compatibility"])
 
@@ -308,7 +308,7 @@ async def _learn(services: Services, name: str, event: RankedEvent, value: float
     reader = await reader_for(environment, bodies, services.encoder_for)
     batch = [reader.preference(body, f"/others/{index}") for index, body in enumerate(bodies)]
     try:
-        recorded = await record_preferences(services.db, name, batch)
+        recorded = await services.recorder.record(name, batch)
     except ConflictError:
         # Another reward for the same event came first.
         return
