@@ -6,6 +6,7 @@ from app.learning.comparisons import Comparisons
 from app.learning.diagnostics import Diagnostics
 from app.learning.errors import FeatureShapeError, InvalidComparisonsError
 from app.learning.fitting import FitProgress, fit
+from app.learning.influence import influences
 from app.learning.items import NO_IDENTITY
 from app.learning.metrics import Metrics, evaluate_predictions
 from app.learning.mle import Start
@@ -33,6 +34,7 @@ __all__ = [
     "fit",
     "fold_in",
     "fold_in_users",
+    "influences",
     "most_informative_pairs",
     "prepare",
     "principal_angle_distance",
