@@ -5,6 +5,7 @@ from app.learning.belief import RewardBelief
 from app.learning.comparisons import Comparisons
 from app.learning.diagnostics import Diagnostics
 from app.learning.errors import FeatureShapeError, InvalidComparisonsError
+from app.learning.features import FeatureMap
 from app.learning.fitting import FitProgress, fit
 from app.learning.influence import influences
 from app.learning.items import NO_IDENTITY
@@ -21,6 +22,7 @@ __all__ = [
     "Adapters",
     "Comparisons",
     "Diagnostics",
+    "FeatureMap",
     "FeatureShapeError",
     "FitProgress",
     "InformativePair",

@@ -1,22 +1,29 @@
 """What each comparison of a user did to their adapter.
 
-An adapter's mean m solves the weighted ridge problem that the last pass of its fold-in ended in: the precision is
-V^-1 = T^-1 + sum_j w_j z_j z_j^T, and comparison j pulls by z_j (a_j (t_j - 1/2) - w_j o_j), o_j being its score under
-what is shared. Taking it away, all other weights as they are (Sherman and Morrison),
+An adapter's mean m is where the pulls balance: T^-1 m = sum_j z_j r_j(m), with the residual of comparison j, whose
+score is eta_j = o_j + z_j . m, o_j being what is shared,
 
-    m - m_without_j = V z_j r_j / (1 - w_j z_j^T V z_j),    r_j = a_j (t_j - 1/2) - w_j (o_j + z_j . m).
+    r_j = a_j (t_j - 1/2 - w_j eta_j),    w_j = tanh(c_j / 2) / (2 c_j),    c_j^2 = eta_j^2 + Var[eta_j].
 
-For the penalised maximum the same holds to first order, with w_j the curvature and r_j = a_j (t_j - sigmoid(score_j)).
-Source: Cook and Weisberg, Residuals and Influence in Regression, 1982, section 3.2.
+One Newton step from m towards the balance without comparison j (Sherman and Morrison) is
+
+    m - m_without_j = H z_j r_j / (1 - s_j z_j^T H z_j),    H^-1 = T^-1 + sum_j s_j z_j z_j^T,
+
+where s_j = a_j (w_j + (sigma'(c_j) - w_j) eta_j^2 / c_j^2) is the residual's slope in the score: the weights w_j move
+with the scores. For the penalised maximum r_j = a_j (t_j - sigmoid(eta_j)) and s_j = a_j sigma'(eta_j).
+Source: Cook and Weisberg, Residuals and Influence in Regression, 1982, section 3.2; the slope by differentiation.
 """
 
 import numpy as np
 
 from app.learning.adapters import bound_weights, posterior
-from app.learning.arrays import Int, Real, curvature, sigmoid
+from app.learning.arrays import Int, Real, curvature, inverse, sigmoid
 from app.learning.comparisons import Comparisons
 from app.learning.model import Model, fold_in
 from app.learning.parameters import Shared
+
+LARGEST_LEVERAGE = 0.99
+"""A comparison that alone decides a direction: the step without it is long, and no longer a small one."""
 
 
 def influences(model: Model, comparisons: Comparisons) -> Real:
@@ -43,10 +50,13 @@ def _moved_evidence(model: Model, comparisons: Comparisons) -> Real:
     design, shared = model.design(comparisons), model.shared
     solved = posterior(design, shared)
     Z = _projections(model, comparisons)
-    m, V = solved.means[0], solved.covariances[0]
-    w = design.weight * bound_weights(solved.tilt)
-    residual = design.weight * (design.label - 0.5) - w * solved.score_mean
-    return _in_order(design.order, _taken_away(Z, V, w, residual), len(m))
+    c, score = solved.tilt, solved.score_mean
+    w = bound_weights(c)
+    residual = design.weight * (design.label - 0.5 - w * score)
+    slope = design.weight * (w + (curvature(c) - w) * (score / c) ** 2)
+    # What the items' own uncertainty adds to the precision stays.
+    rest = inverse(solved.covariances[0]) - (Z * (design.weight * w)[:, None]).T @ Z
+    return _in_order(design.order, _taken_away(Z, rest, slope, residual))
 
 
 def _moved_mle(model: Model, comparisons: Comparisons) -> Real:
@@ -54,9 +64,9 @@ def _moved_mle(model: Model, comparisons: Comparisons) -> Real:
     adapter = fold_in(model, comparisons)
     Z = _projections(model, comparisons)
     score = design.scores(model.Theta_0, _biases(model.shared)) + Z @ adapter.mean.ravel()
-    w = design.weight * curvature(score)
     residual = design.weight * (design.label - sigmoid(score))
-    return _in_order(design.order, _taken_away(Z, adapter.covariance, w, residual), adapter.mean.size)
+    slope = design.weight * curvature(score)
+    return _in_order(design.order, _taken_away(Z, inverse(model.T), slope, residual))
 
 
 def _projections(model: Model, comparisons: Comparisons) -> Real:
@@ -70,13 +80,14 @@ def _biases(shared: Shared) -> Real | None:
     return shared.items.bias if len(shared.items) else None
 
 
-def _taken_away(Z: Real, V: Real, w: Real, residual: Real) -> Real:
-    VZ = Z @ V
-    leverage = np.minimum(w * np.einsum("np,np->n", Z, VZ), 1.0 - 1e-9)
-    return np.asarray(VZ * (residual / (1.0 - leverage))[:, None])
+def _taken_away(Z: Real, rest: Real, slope: Real, residual: Real) -> Real:
+    """(n, p); `rest` (p, p) is the precision without the comparisons."""
+    ZH = Z @ inverse(rest + (Z * slope[:, None]).T @ Z)
+    leverage = np.minimum(slope * np.einsum("np,np->n", Z, ZH), LARGEST_LEVERAGE)
+    return np.asarray(ZH * (residual / (1.0 - leverage))[:, None])
 
 
-def _in_order(order: Int, rows: Real, p: int) -> Real:
-    out = np.empty((len(rows), p))
+def _in_order(order: Int, rows: Real) -> Real:
+    out = np.empty_like(rows)
     out[order] = rows
     return out

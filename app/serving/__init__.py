@@ -12,12 +12,16 @@ from app.serving.answers import (
     RewardsAnswer,
     UserSummary,
 )
+from app.serving.explanation import Direction, Explanation, Moved
 from app.serving.reference import Reference, reference_of, reference_to_arrays
 from app.serving.runtime import ServingRuntime
 
 __all__ = [
     "ActionAnswer",
     "By",
+    "Direction",
+    "Explanation",
+    "Moved",
     "PolicyAnswer",
     "QueriesAnswer",
     "Query",

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from app.serving.answers import (
     RewardsAnswer,
     UserSummary,
 )
+from app.serving.explanation import Explanation, explanation
+from app.serving.lora import adapter_archive
 from app.serving.memo import Memo
 from app.serving.planning import (
     action_answer,
@@ -210,6 +212,27 @@ class ServingRuntime:
         else:
             queries = await self._compute(lambda: item_queries(ground, n, said, context))
         return QueriesAnswer(**ground.grounds, queries=queries)
+
+    async def explain(
+        self,
+        env: str,
+        user: str,
+        option: Option | dict[str, Any] | None = None,
+        context: Context | None = None,
+        *,
+        n: int = 5,
+        after: int | None = None,
+    ) -> Explanation:
+        """Why a reward is what it is for the user: their comparisons that moved it, and where they stand out."""
+        ground = await self._ground(env, user, after)
+        said = await export_user(self._db, env, user)
+        table = await user_comparisons(self._db, env, user)
+        return await self._compute(lambda: explanation(ground, said, table, option=option, context=context, n=n))
+
+    async def adapter_archive(self, env: str, user: str, *, after: int | None = None) -> bytes:
+        """The user's adapter in the files that PEFT reads, as a zip."""
+        ground = await self._ground(env, user, after)
+        return await self._compute(lambda: adapter_archive(ground, user))
 
     async def user_summary(self, env: str, user: str, *, after: int | None = None) -> UserSummary | None:
         """How the user's adapter was estimated; None before the first model."""

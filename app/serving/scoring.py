@@ -110,11 +110,11 @@ def _features(environment: CatalogEnvironment, catalogue: Catalogue, options: Se
     """(m, d1) raw."""
     features = np.empty((len(options), environment.item_dim))
     for index, option in enumerate(options):
-        features[index] = _option_features(environment, catalogue, option, f"/options/{index}")
+        features[index] = option_features(environment, catalogue, option, f"/options/{index}")
     return features
 
 
-def _option_features(
+def option_features(
     environment: CatalogEnvironment, catalogue: Catalogue, option: Option, pointer: str
 ) -> NDArray[np.floating]:
     match option:

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from tests.support.api import client_for, serving
+from tests.support.replies import fitted_replies
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +47,18 @@ def mdp(api: httpx.Client, environment_name: str) -> str:
     }
     assert api.put(f"/v1/environments/{environment_name}", json=definition).status_code == 201
     return environment_name
+
+
+@pytest.fixture(scope="session")
+def replies(api: httpx.Client, database_url: str) -> Iterator[str]:
+    """A fitted environment of texts."""
+    with fitted_replies(api, database_url) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def read_key(api: httpx.Client, replies: str) -> str:
+    """A key that may read this environment and nothing else."""
+    made = api.post("/v1/admin/keys", json={"name": "trainer", "scopes": ["read"], "environments": [replies]})
+    secret: str = made.json()["secret"]
+    return secret
