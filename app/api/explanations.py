@@ -110,8 +110,8 @@ async def explain(
     summary="Take a user's adapter away",
     description="A zip with the files that PEFT reads, `adapter_model.safetensors` and `adapter_config.json`, and "
     "`reward_head.safetensors`, the weight that they adapt: a linear reward head with `lora_B` the basis that all "
-    "users share and `lora_A` the user's own part. Its output for [1, context], times an item's features, is the item's "
-    "reward but for a constant; items' own effects beyond their features are not in it.",
+    "users share and `lora_A` the user's own part. Its output for [1, context], times an item's features, is the "
+    "item's reward but for a constant; items' own effects beyond their features are not in it.",
     response_class=Response,
     responses={
         200: {
