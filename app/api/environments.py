@@ -91,8 +91,9 @@ def example(value: Any, description: str = "Successful Response") -> dict[str, A
     "/v1/environments/{environment}",
     summary="Define an environment",
     description="Idempotent. A redefinition may change rank, confidence, refit, transitions and the reference policy; "
-    "what would change the meaning of stored preferences (kind, states, actions, horizon, dimensions, encoder) is a "
-    "409 once there are any. Rewards are always differences from the environment's reference: a catalogue's mean "
+    "what would change the meaning of stored preferences (kind, states, actions, horizon, terminal states, features, "
+    "whether rewards depend on the step, dimensions, encoder) is a 409 once there are any. "
+    "Rewards are always differences from the environment's reference: a catalogue's mean "
     "item, or an MDP's `reference_policy`.",
     status_code=200,
     responses={

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.api.schemas.base import MAX_DIM
 from app.api.schemas.environments import MdpDefinition
 from app.api.validation import quoted
 from app.domain import InvalidInputError, MdpEnvironment, RefitPolicy, TrajectoryOption
-from app.policy import FiniteHorizonMDP, InvalidMdpError
+from app.domain.arrays import reward_dimensions
+from app.policy import InvalidMdpError
+from app.serving import mdp_of
 
 SUM_TOLERANCE = 1e-9
 """How far probabilities may be from summing to 1: what is left of rounding decimal fractions."""
 
-LARGEST_TABLE = 4_000_000
-"""Entries of a policy, states x actions x horizon: 32 MB of probabilities."""
+LARGEST_TABLE = 10_000_000
+"""Entries of a policy, states x actions x horizon: 80 MB of probabilities."""
 
 
 def mdp_environment(name: str, body: MdpDefinition) -> MdpEnvironment:
@@ -29,22 +32,25 @@ def mdp_environment(name: str, body: MdpDefinition) -> MdpEnvironment:
             f"found {len(states) * len(actions) * body.horizon:,}.",
             pointer="/horizon",
         )
-    if body.rank != "auto" and body.rank > len(states):
-        raise InvalidInputError(
-            f"rank: expected at most {len(states)}, the number of states; found {body.rank}.", pointer="/rank"
-        )
+    names = _Names(states, actions)
     environment = MdpEnvironment(
         name=name,
         states=states,
         actions=actions,
         horizon=body.horizon,
         initial=_initial(body.initial, len(states)),
-        transitions=_transitions(body.transitions, states, actions, body.horizon),
+        transitions=_transitions(body.transitions, names, body.horizon),
         reference_policy=_reference(body.reference_policy, len(states), len(actions), body.horizon),
         rank=body.rank,
         confidence=body.confidence,
         refit=RefitPolicy(body.refit.every_seconds, body.refit.min_new_preferences),
+        terminal=_terminal(body.terminal, names),
+        unavailable=_unavailable(body.unavailable, names),
+        state_features=_features(body.state_features, len(states), "state"),
+        action_features=_features(body.action_features, len(actions), "action"),
+        rewards=body.rewards,
     )
+    _check_dimensions(environment)
     _check_as_mdp(environment)
     return environment
 
@@ -70,11 +76,8 @@ def _initial(given: list[float] | None, n_states: int) -> NDArray[np.float64]:
     return np.array(given, dtype=np.float64)
 
 
-def _transitions(
-    given: list[Any], states: Sequence[str], actions: Sequence[str], horizon: int
-) -> tuple[NDArray[np.float64], ...]:
+def _transitions(given: list[Any], reader: "_Names", horizon: int) -> tuple[NDArray[np.float64], ...]:
     """One (rows, 4) array, or H of them where the body has a list of rows a step."""
-    reader = _Names(states, actions)
     first = given[0]
     if not (isinstance(first, list) and first and isinstance(first[0], list)):
         return (reader.rows(given, "/transitions"),)
@@ -140,6 +143,57 @@ def _probability(given: Any, pointer: str) -> float:
     return float(given)
 
 
+def _terminal(given: list[Any], names: "_Names") -> tuple[int, ...]:
+    states = [names.state(state, f"/terminal/{index}") for index, state in enumerate(given)]
+    return tuple(sorted(set(states)))
+
+
+def _unavailable(given: list[Any], names: "_Names") -> tuple[tuple[int, int], ...]:
+    pairs = set()
+    for index, pair in enumerate(given):
+        pointer = f"/unavailable/{index}"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise InvalidInputError(f"{pointer}: expected [state, action]; found {quoted(pair)}.", pointer=pointer)
+        pairs.add((names.state(pair[0], f"{pointer}/0"), names.action(pair[1], f"{pointer}/1")))
+    return tuple(sorted(pairs))
+
+
+def _features(given: list[list[float]] | None, n: int, noun: str) -> NDArray[np.float64] | None:
+    """(n, f) a row a state or action."""
+    if given is None:
+        return None
+    field = f"{noun}_features"
+    if len(given) != n:
+        raise InvalidInputError(
+            f"{field}: expected {n} rows, one {'an' if noun == 'action' else 'a'} {noun}; found {len(given)}.",
+            pointer=f"/{field}",
+        )
+    width = len(given[0])
+    for index, row in enumerate(given):
+        if len(row) != width:
+            raise InvalidInputError(
+                f"{field}: row {index} has {len(row)} numbers, row 0 has {width}; all must have the same.",
+                pointer=f"/{field}/{index}",
+            )
+    return np.array(given, dtype=np.float64)
+
+
+def _check_dimensions(environment: MdpEnvironment) -> None:
+    """What is learnt must be of a size that can be learnt."""
+    dimensions = reward_dimensions(environment)
+    if environment.rewards == "per_step" and dimensions > MAX_DIM:
+        raise InvalidInputError(
+            f"rewards: per_step makes {dimensions:,} numbers a state's reward is linear in; at most {MAX_DIM:,} are "
+            "expected. Give state_features, or stationary rewards.",
+            pointer="/rewards",
+        )
+    if environment.rank != "auto" and environment.rank > dimensions:
+        what = "the number of states" if dimensions == len(environment.states) else "what a state's reward is linear in"
+        raise InvalidInputError(
+            f"rank: expected at most {dimensions}, {what}; found {environment.rank}.", pointer="/rank"
+        )
+
+
 def _reference(given: Any, n_states: int, n_actions: int, horizon: int) -> Any:
     """(S, A) or (H, S, A) probabilities, or the word that says where they come from."""
     if isinstance(given, str):
@@ -180,18 +234,15 @@ def _policy_row(row: Any, n_actions: int, pointer: str) -> list[float]:
 
 
 def _check_as_mdp(environment: MdpEnvironment) -> None:
-    transitions = environment.transitions
     try:
-        FiniteHorizonMDP.from_triples(
-            len(environment.states),
-            len(environment.actions),
-            environment.horizon,
-            transitions[0] if len(transitions) == 1 else list(transitions),
-            initial=environment.initial,
-        )
+        mdp = mdp_of(environment)
+        if isinstance(environment.reference_policy, np.ndarray):
+            mdp.policy(environment.reference_policy)
     except InvalidMdpError as error:
-        # A row's index alone does not say which step's list it is in.
-        place = "" if error.index is None or len(transitions) > 1 else f"/{error.index}"
+        # A row's index alone does not say which step's list it is in; pairs are sorted, and told by the message.
+        stepwise = error.field == "transitions" and len(environment.transitions) > 1
+        stepwise |= error.field == "reference_policy" and np.ndim(environment.reference_policy) == 3
+        place = "" if error.index is None or stepwise or error.field == "unavailable" else f"/{error.index}"
         raise InvalidInputError(str(error), pointer=f"/{error.field}{place}") from error
 
 
@@ -203,34 +254,81 @@ class TrajectoryReader:
         self._states = environment.states
         self._actions = environment.actions
         self._names = _Names(environment.states, environment.actions)
-        self._possible = [_possible(rows) for rows in environment.transitions]
+        self._possible = [
+            _Possible(rows, len(environment.states), len(environment.actions)) for rows in environment.transitions
+        ]
+        self._terminal = frozenset(environment.terminal)
+        self._unavailable = frozenset(environment.unavailable)
 
     def read(self, steps: Sequence[Any], pointer: str) -> TrajectoryOption:
-        if len(steps) != self._horizon:
+        """A trajectory of the whole horizon; one that came to a terminal state stays there, and may stop short."""
+        if len(steps) > self._horizon or (len(steps) < self._horizon and not self._terminal):
             raise InvalidInputError(
                 f"{pointer}: expected {self._horizon} steps, the environment's horizon; found {len(steps)}.",
                 pointer=pointer,
             )
         pairs = [self._step(step, f"{pointer}/{index}") for index, step in enumerate(steps)]
         for index, (pair, following) in enumerate(pairwise(pairs), start=1):
-            possible = self._possible[min(index - 1, len(self._possible) - 1)]
-            if (*pair, following[0]) not in possible:
+            if not self._can_follow(index - 1, pair, following[0]):
                 raise InvalidInputError(
                     f"{pointer}/{index}: state {self._states[following[0]]} cannot follow state "
                     f"{self._states[pair[0]]} and action {self._actions[pair[1]]}.",
                     pointer=f"{pointer}/{index}",
                 )
+        pairs += [(self._end(pairs, pointer), 0)] * (self._horizon - len(pairs))
         return TrajectoryOption(tuple(state for state, _ in pairs), tuple(action for _, action in pairs))
+
+    def _can_follow(self, step: int, pair: tuple[int, int], following: int) -> bool:
+        if pair[0] in self._terminal:
+            return following == pair[0]
+        return (*pair, following) in self._possible[min(step, len(self._possible) - 1)]
+
+    def _end(self, pairs: Sequence[tuple[int, int]], pointer: str) -> int:
+        """The terminal state in which a trajectory that stops short of the horizon has ended."""
+        if len(pairs) == self._horizon or pairs[-1][0] in self._terminal:
+            return pairs[-1][0]
+        for state in sorted(self._terminal):
+            if self._can_follow(len(pairs) - 1, pairs[-1], state):
+                return state
+        raise InvalidInputError(
+            f"{pointer}: it stops after {len(pairs)} of {self._horizon} steps, but state {self._states[pairs[-1][0]]} "
+            f"and action {self._actions[pairs[-1][1]]} do not lead to a terminal state.",
+            pointer=f"{pointer}/{len(pairs) - 1}",
+        )
 
     def _step(self, step: Any, pointer: str) -> tuple[int, int]:
         if not isinstance(step, list) or len(step) != 2:
             raise InvalidInputError(f"{pointer}: expected [state, action]; found {quoted(step)}.", pointer=pointer)
-        return self._names.state(step[0], f"{pointer}/0"), self._names.action(step[1], f"{pointer}/1")
+        state, action = self._names.state(step[0], f"{pointer}/0"), self._names.action(step[1], f"{pointer}/1")
+        if state in self._terminal:
+            # Whatever is said to be done where nothing can be done is the same.
+            return state, 0
+        if (state, action) in self._unavailable:
+            raise InvalidInputError(
+                f"{pointer}: action {self._actions[action]} cannot be taken in state {self._states[state]}.",
+                pointer=f"{pointer}/1",
+            )
+        return state, action
 
 
-def _possible(rows: NDArray[np.float64]) -> frozenset[tuple[int, int, int]]:
-    likely = rows[rows[:, 3] > 0, :3].astype(int)
-    return frozenset((state, action, following) for state, action, following in likely.tolist())
+class _Possible:
+    """Which moves have a probability, sorted: a process may have a million, and a request names a few."""
+
+    def __init__(self, rows: NDArray[np.float64], n_states: int, n_actions: int) -> None:
+        self._n_states, self._n_actions = n_states, n_actions
+        likely = rows[rows[:, 3] > 0, :3].astype(np.int64)
+        self._keys = (likely[:, 0] * n_actions + likely[:, 1]) * n_states + likely[:, 2]
+        if (np.diff(self._keys) < 0).any():
+            self._keys.sort()
+
+    def __contains__(self, move: object) -> bool:
+        match move:
+            case (int(state), int(action), int(following)):
+                key = (state * self._n_actions + action) * self._n_states + following
+                place = int(np.searchsorted(self._keys, key))
+                return place < len(self._keys) and int(self._keys[place]) == key
+            case _:
+                return False
 
 
 def definition_of(environment: MdpEnvironment) -> dict[str, Any]:
@@ -244,4 +342,13 @@ def definition_of(environment: MdpEnvironment) -> dict[str, Any]:
         "initial": environment.initial.tolist(),
         "transitions": steps[0] if len(steps) == 1 else steps,
         "reference_policy": reference if isinstance(reference, str) else reference.tolist(),
+        "terminal": list(environment.terminal),
+        "unavailable": [list(pair) for pair in environment.unavailable],
+        "state_features": _listed(environment.state_features),
+        "action_features": _listed(environment.action_features),
+        "rewards": environment.rewards,
     }
+
+
+def _listed(features: NDArray[np.float64] | None) -> list[list[float]] | None:
+    return None if features is None else [[float(value) for value in row] for row in features]

@@ -1,5 +1,6 @@
-"""What to do for a user in an MDP."""
+"""What to do for a user in an MDP, or which item of a catalogue to choose, and why."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -10,7 +11,17 @@ from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
-from app.api.schemas.answers import ActionAnswer, ActionBody, PolicyAnswer
+from app.api.schemas import answers
+from app.api.schemas.answers import (
+    ActionAnswer,
+    ActionBody,
+    ActionExplanationAnswer,
+    ActionExplanationBody,
+    ActionsAnswer,
+    ActionsBody,
+    PolicyAnswer,
+    SetName,
+)
 from app.api.schemas.base import Label
 from app.api.services import UsedServices
 from app.api.users import UserId
@@ -20,6 +31,7 @@ router = APIRouter(tags=["policies"])
 _CERTIFICATE: dict[str, Any] = {
     "model_version": 1,
     "feedback_seen": 12,
+    "set": "ellipsoid",
     "confidence": 0.95,
     "lower": 0.412,
     "upper": 0.41203,
@@ -48,6 +60,34 @@ _POLICY: dict[str, Any] = {
     "greedy": [["rest", "train"], ["rest", "train"], ["rest", "rest"]],
 }
 
+_EXPLANATION: dict[str, Any] = {
+    **_CERTIFICATE,
+    "state": "tired",
+    "step": 0,
+    "planned_from": "start",
+    "action": "rest",
+    "probability": 0.9,
+    "over_reference": {"robust": 0.41, "estimate": 0.87, "caution": 0.46, "stderr": 0.2},
+    "next_best": "train",
+    "over_next_best": {"robust": 0.0, "estimate": 0.31, "caution": 0.31, "stderr": 0.12},
+    "population": 0.5,
+    "own": 0.37,
+    "comparisons": [
+        {
+            "preference": {
+                "user": "ada",
+                "chosen": {"trajectory": [[0, 0], [1, 1], [1, 1]]},
+                "rejected": {"trajectory": [[0, 1], [0, 1], [0, 0]]},
+                "label": 1.0,
+                "weight": 1.0,
+                "occurred_at": "2026-05-01T09:30:00Z",
+            },
+            "over_reference": 0.12,
+            "over_next_best": 0.08,
+        }
+    ],
+}
+
 _ROBUST = (
     "The policy with the best worst case over the rewards that this user's preferences leave possible at `confidence`. "
     "`lower` is what it is certainly worth more than the reference policy, in log-odds summed over the horizon, and "
@@ -55,10 +95,18 @@ _ROBUST = (
     "reference."
 )
 
-Confidence = Annotated[
-    float | None,
-    Query(ge=0, lt=1, allow_inf_nan=False, description="The environment's if absent; 0 trusts the estimate."),
-]
+Confidence = Annotated[float | None, Query(ge=0, lt=1, allow_inf_nan=False, description=answers.CONFIDENCE)]
+Set = Annotated[SetName | None, Query(alias="set", description=answers.SET)]
+
+_BODY_FAILURES = problems(
+    "malformed-json",
+    "not-found",
+    "body-too-large",
+    "unsupported-media-type",
+    "model-not-ready",
+    "encoder-unavailable",
+    "corrupt-model",
+)
 
 
 @router.get(
@@ -74,8 +122,9 @@ async def policy(
     _: Reader,
     after: After,
     confidence: Confidence = None,
+    kind: Set = None,
 ) -> PolicyAnswer:
-    answer = await services.runtime.policy(environment, user, confidence=confidence, after=after)
+    answer = await services.runtime.policy(environment, user, confidence=confidence, kind=kind, after=after)
     return PolicyAnswer(
         **_certificate(answer),
         states=list(answer.states),
@@ -103,10 +152,11 @@ async def actions(
     ] = None,
     step: Annotated[int, Query(ge=0, le=1000, description="From 0.")] = 0,
     confidence: Confidence = None,
+    kind: Set = None,
     seed: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")] = None,
 ) -> ActionAnswer:
     answer = await services.runtime.actions(
-        environment, user, state, step, confidence=confidence, seed=seed, after=after
+        environment, user, state, step, confidence=confidence, kind=kind, seed=seed, after=after
     )
     return _action(answer)
 
@@ -117,15 +167,7 @@ async def actions(
     description="The same as the GET, for clients that prefer a body, and for catalogues with contexts.",
     responses={
         200: example(_ACTION),
-        **problems(
-            "malformed-json",
-            "not-found",
-            "body-too-large",
-            "unsupported-media-type",
-            "model-not-ready",
-            "encoder-unavailable",
-            "corrupt-model",
-        ),
+        **_BODY_FAILURES,
     },
 )
 async def actions_by_body(
@@ -144,11 +186,88 @@ async def actions_by_body(
         body.state,
         body.step,
         confidence=body.confidence,
+        kind=body.set,
         context=context,
         seed=body.seed,
         after=after,
     )
     return _action(answer)
+
+
+@router.post(
+    "/v1/environments/{environment}/users/{user}/actions/batch",
+    summary="The robust actions for a user in several states",
+    description="The same for each of several places, by one plan and in the time of one: where somebody may go next "
+    "can be asked for ahead.",
+    responses={200: example({"actions": [_ACTION]}), **_BODY_FAILURES},
+)
+async def actions_in_places(
+    environment: EnvironmentName,
+    user: UserId,
+    body: Annotated[
+        ActionsBody,
+        Body(openapi_examples={"states": {"value": {"places": [{"state": "tired"}, {"state": "fit", "step": 1}]}}}),
+    ],
+    services: UsedServices,
+    _: Reader,
+    after: After,
+) -> ActionsAnswer:
+    defined = (await services.current.environment(environment)).definition
+    _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
+    found = await services.runtime.actions_at(
+        environment,
+        user,
+        [(place.state, place.step) for place in body.places],
+        confidence=body.confidence,
+        kind=body.set,
+        context=context,
+        seed=body.seed,
+        after=after,
+    )
+    return ActionsAnswer(actions=[_action(answer) for answer in found])
+
+
+@router.post(
+    "/v1/environments/{environment}/users/{user}/actions/explanation",
+    summary="Why an action",
+    description="What an action (of a catalogue, an item) is worth over the next best and over the reference policy, "
+    "how much of that is estimate and how much is caution, how much is everybody's and how much the user's own, and "
+    "which of the user's own comparisons weighed most. The caution is what the worst case that the plan guards against "
+    "takes away.",
+    responses={200: example(_EXPLANATION), **_BODY_FAILURES},
+)
+async def explanation(
+    environment: EnvironmentName,
+    user: UserId,
+    body: Annotated[ActionExplanationBody, Body(openapi_examples={"state": {"value": {"state": "tired", "step": 0}}})],
+    services: UsedServices,
+    _: Reader,
+    after: After,
+) -> ActionExplanationAnswer:
+    defined = (await services.current.environment(environment)).definition
+    _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
+    answer = await services.runtime.explain_action(
+        environment,
+        user,
+        body.state,
+        body.step,
+        action=body.action,
+        confidence=body.confidence,
+        kind=body.set,
+        context=context,
+        n=body.n,
+        after=after,
+    )
+    return ActionExplanationAnswer(
+        **_certificate(answer),
+        **{name: getattr(answer, name) for name in _EXPLAINED},
+        over_reference=answers.Advantage(**asdict(answer.over_reference)),
+        over_next_best=None if answer.over_next_best is None else answers.Advantage(**asdict(answer.over_next_best)),
+        comparisons=[answers.Influence(**asdict(one)) for one in answer.comparisons],
+    )
+
+
+_EXPLAINED = ("state", "step", "planned_from", "action", "probability", "next_best", "population", "own")
 
 
 def _action(answer: serving.ActionAnswer) -> ActionAnswer:
@@ -163,5 +282,5 @@ def _action(answer: serving.ActionAnswer) -> ActionAnswer:
     )
 
 
-def _certificate(answer: serving.ActionAnswer | serving.PolicyAnswer) -> dict[str, Any]:
+def _certificate(answer: serving.CertifiedAnswer) -> dict[str, Any]:
     return {name: getattr(answer, name) for name in _CERTIFICATE}

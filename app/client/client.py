@@ -118,13 +118,41 @@ class Client:
         return self._json("POST", f"{_path(environment, user)}/rank", json=body)
 
     def actions(
-        self, environment: str, user: str, *, state: str | int, step: int, confidence: float | None = None
+        self,
+        environment: str,
+        user: str,
+        *,
+        state: str | int,
+        step: int,
+        confidence: float | None = None,
+        kind: str | None = None,
     ) -> Json:
-        parameters = _without_none({"state": state, "step": step, "confidence": confidence})
+        """The robust action; `kind` is the API's `set`."""
+        parameters = _without_none({"state": state, "step": step, "confidence": confidence, "set": kind})
         return self._json("GET", f"{_path(environment, user)}/actions", params=parameters)
 
-    def policy(self, environment: str, user: str, *, confidence: float | None = None) -> Json:
-        parameters = _without_none({"confidence": confidence})
+    def actions_at(
+        self,
+        environment: str,
+        user: str,
+        places: Sequence[Mapping[str, Any]],
+        *,
+        confidence: float | None = None,
+        kind: str | None = None,
+        context: Json | None = None,
+        seed: int | None = None,
+    ) -> Json:
+        """The robust actions in several places, `{"state", "step"}` each, by one plan."""
+        asked = {"confidence": confidence, "set": kind, "context": context, "seed": seed}
+        body = _without_none({"places": [dict(place) for place in places], **asked})
+        return self._json("POST", f"{_path(environment, user)}/actions/batch", json=body)
+
+    def explain_action(self, environment: str, user: str, **asked: Any) -> Json:
+        """Why an action; takes `state`, `step`, `action`, `confidence`, `set`, `context` and `n` as the API does."""
+        return self._json("POST", f"{_path(environment, user)}/actions/explanation", json=_without_none(asked))
+
+    def policy(self, environment: str, user: str, *, confidence: float | None = None, kind: str | None = None) -> Json:
+        parameters = _without_none({"confidence": confidence, "set": kind})
         return self._json("GET", f"{_path(environment, user)}/policy", params=parameters)
 
     def queries(self, environment: str, user: str, *, n: int = 1) -> Json:

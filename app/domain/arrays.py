@@ -1,5 +1,6 @@
 """Preferences as columns, and the comparisons that the numeric core makes of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -11,6 +12,9 @@ from app.learning import Comparisons
 
 Int = NDArray[np.int64]
 Real = NDArray[np.float64]
+
+CONSTANT = 1e-9
+"""Relative spread below which a feature is the same everywhere."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +99,7 @@ def comparisons(
     age_seconds = None if now is None else np.maximum(now - table.occurred_at, 0.0)
     match environment:
         case MdpEnvironment():
+            tables = reward_tables(environment)
             return Comparisons.from_trajectories(
                 len(environment.states),
                 len(environment.actions),
@@ -105,6 +110,8 @@ def comparisons(
                 label=table.label,
                 weight=table.weight,
                 age_seconds=age_seconds,
+                state_table=tables.states,
+                action_table=tables.actions,
             )
         case CatalogEnvironment():
             contexts, context = _contexts(table, environment, absent_context)
@@ -122,6 +129,54 @@ def comparisons(
             )
         case _:
             assert_never(environment)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RewardTables:
+    """What an MDP's rewards are linear in; nothing stands for indicators."""
+
+    states: Real | None
+    """(S, d1), or (H * S, d1) where rewards depend on the step; rows of terminal states are zero: nothing is earned."""
+    actions: Real | None
+    """(A, d2)"""
+
+
+def reward_tables(environment: MdpEnvironment) -> RewardTables:
+    """The tables of an MDP.
+
+    Features stand beside a constant and are scaled to unit spread, so that states, actions and their interplay are all
+    priced. Rewards by step are those of all steps and a difference of each step's own: what is said about one step says
+    something about the others.
+    """
+    n_states, horizon = len(environment.states), environment.horizon
+    per_step = environment.rewards == "per_step"
+    states = _scaled(environment.state_features, without=environment.terminal)
+    actions = _scaled(environment.action_features)
+    if states is None and not environment.terminal and not per_step:
+        return RewardTables(None, actions)
+    states = np.eye(n_states) if states is None else states
+    states[list(environment.terminal)] = 0.0
+    if per_step:
+        own = np.einsum("hg,sd->hsgd", np.eye(horizon), states).reshape(horizon * n_states, -1)
+        states = np.hstack([np.tile(states, (horizon, 1)), own])
+    return RewardTables(states, actions)
+
+
+def reward_dimensions(environment: MdpEnvironment) -> int:
+    """d1, the columns of the states' table."""
+    features = environment.state_features
+    own = len(environment.states) if features is None else 1 + features.shape[1]
+    return own * (1 + environment.horizon) if environment.rewards == "per_step" else own
+
+
+def _scaled(features: Real | None, *, without: Sequence[int] = ()) -> Real | None:
+    """(m, 1 + f) a constant and the features with mean 0 and spread 1; a feature that never differs becomes 0."""
+    if features is None:
+        return None
+    used = np.delete(features, list(without), axis=0) if len(without) < len(features) else features
+    centre, spread = used.mean(axis=0), used.std(axis=0)
+    spread[spread <= CONSTANT * (1.0 + np.abs(centre))] = np.inf
+    return np.hstack([np.ones((len(features), 1)), (features - centre) / spread])
 
 
 def _contexts(

@@ -1,7 +1,8 @@
 """Environments: the decision problems that preferences are about."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,16 @@ class MdpEnvironment:
     """One (rows, 4) array of [s, a, s2, p] if stationary, else H arrays."""
     reference_policy: NDArray[np.float64] | Literal["uniform", "feedback"] = "uniform"
     """(S, A) or (H, S, A) probabilities; "feedback": estimated from the stored trajectories."""
+    terminal: tuple[int, ...] = ()
+    """States in which the episode ends: nothing is done there, and nothing earned."""
+    unavailable: tuple[tuple[int, int], ...] = ()
+    """States with an action that cannot be taken in them."""
+    state_features: NDArray[np.float64] | None = None
+    """(S, f): rewards are functions of them, so that what was learnt in one state is known in others like it."""
+    action_features: NDArray[np.float64] | None = None
+    """(A, g)"""
+    rewards: Literal["stationary", "per_step"] = "stationary"
+    """Whether the same action in the same state may be worth more at one step than at another."""
     rank: Rank = "auto"
     confidence: float = 0.95
     refit: RefitPolicy = field(default_factory=RefitPolicy)
@@ -48,6 +59,21 @@ class MdpEnvironment:
     @property
     def kind(self) -> Literal["mdp"]:
         return "mdp"
+
+    @property
+    def meaning(self) -> Mapping[str, Any]:
+        """The part of the definition that gives stored preferences and models their meaning, comparable by ==."""
+        features = (self.state_features, self.action_features)
+        return {
+            "kind": self.kind,
+            "states": self.states,
+            "actions": self.actions,
+            "horizon": self.horizon,
+            "terminal": self.terminal,
+            "state_features": None if features[0] is None else features[0].tolist(),
+            "action_features": None if features[1] is None else features[1].tolist(),
+            "rewards": self.rewards,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +91,16 @@ class CatalogEnvironment:
     @property
     def kind(self) -> Literal["catalog"]:
         return "catalog"
+
+    @property
+    def meaning(self) -> Mapping[str, Any]:
+        """The part of the definition that gives stored preferences and models their meaning, comparable by ==."""
+        return {
+            "kind": self.kind,
+            "item_dim": self.item_dim,
+            "context_dim": self.context_dim,
+            "encoder": self.encoder,
+        }
 
 
 Environment = MdpEnvironment | CatalogEnvironment

@@ -9,6 +9,7 @@ from app.learning.features import FeatureMap
 from app.learning.fitting import FitProgress, fit
 from app.learning.influence import influences
 from app.learning.items import NO_IDENTITY
+from app.learning.likelihood import UserLikelihood, user_likelihood
 from app.learning.metrics import Metrics, evaluate_predictions
 from app.learning.mle import Start
 from app.learning.model import Model, ReferenceItem, fold_in, fold_in_users
@@ -32,6 +33,7 @@ __all__ = [
     "ReferenceItem",
     "RewardBelief",
     "Start",
+    "UserLikelihood",
     "evaluate_predictions",
     "fit",
     "fold_in",
@@ -40,4 +42,5 @@ __all__ = [
     "most_informative_pairs",
     "prepare",
     "principal_angle_distance",
+    "user_likelihood",
 ]

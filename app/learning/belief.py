@@ -62,3 +62,11 @@ class RewardBelief:
     def beta(self, level: float) -> float:
         """Radius of the joint ellipsoid at `level`, in standard errors: the root of the chi-square quantile."""
         return float(np.sqrt(chi2.ppf(level, max(self.dimension, 1))))
+
+    def credible_beta(self, level: float) -> float:
+        """Radius at which one difference of rewards, chosen by what is known, is above its worst case at `level`.
+
+        Given the comparisons, what a chosen policy is worth is a single normal number: its one-sided bound is the
+        normal quantile, whatever the dimension; below one half there is no doubt to speak of.
+        """
+        return max(0.0, float(norm.ppf(level)))

@@ -134,6 +134,8 @@ class Comparisons:
         label: ArrayLike | None = None,
         weight: ArrayLike | None = None,
         age_seconds: ArrayLike | None = None,
+        state_table: ArrayLike | None = None,
+        action_table: ArrayLike | None = None,
     ) -> "Comparisons":
         """Choices between two trajectories of a tabular MDP.
 
@@ -141,6 +143,11 @@ class Comparisons:
         ----------
         chosen, rejected
             (n, 2H): the H states of a trajectory, then its H actions.
+        state_table
+            (S, d1) what a state's reward is linear in, by default its indicator; or (H * S, d1), step by step, where
+            rewards depend on the step.
+        action_table
+            (A, d2) the same of actions.
         """
         first, second, users = np.atleast_2d(integers(chosen)), np.atleast_2d(integers(rejected)), integers(user)
         n, width = len(users), first.shape[1]
@@ -150,11 +157,13 @@ class Comparisons:
             )
         H = width // 2
         _refuse_equal_sides(first, second)
+        X = real(np.eye(n_states) if state_table is None else state_table)
+        by_step = n_states * np.arange(H) if len(X) == H * n_states else 0
         return cls(
-            X=np.eye(n_states),
-            Y=np.eye(n_actions),
+            X=X,
+            Y=real(np.eye(n_actions) if action_table is None else action_table),
             indptr=width * np.arange(n + 1),
-            rows=np.hstack([first[:, :H], second[:, :H]]).ravel(),
+            rows=np.hstack([first[:, :H] + by_step, second[:, :H] + by_step]).ravel(),
             cols=np.hstack([first[:, H:], second[:, H:]]).ravel(),
             signs=np.tile(np.repeat([1.0, -1.0], H), n),
             user=users,

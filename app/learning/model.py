@@ -196,14 +196,27 @@ class Model:
         second = adapter.covariance[::d2, ::d2] + np.outer(adapter.mean[:, 0], adapter.mean[:, 0])
         return np.asarray(np.einsum("mkl,kl->m", self.shared.items.covariance, second))
 
-    def reward_table(self, adapter: Adapter) -> RewardBelief:
-        """Rewards of every state and action of a tabular environment, m = S * A in C order."""
-        mean = (self.Theta_0 + self.B @ adapter.mean).ravel()
-        projected = np.asarray(np.kron(self.B, np.eye(self.features.d2)), dtype=np.float64)
-        d2 = self.features.d2
+    def reward_table(self, adapter: Adapter, states: Real | None = None, actions: Real | None = None) -> RewardBelief:
+        """Rewards of every state and action of a tabular environment, m = S * A in C order.
+
+        Parameters
+        ----------
+        states, actions
+            (S, d1) and (A, d2) tables that rewards are linear in, as in `Comparisons.from_trajectories`; by default
+            indicators. With a state table of H * S rows m = H * S * A.
+        """
+        d1, d2 = self.features.d1, self.features.d2
+        mean = _through(states, (self.Theta_0 + self.B @ adapter.mean)[:, :, None], actions)[:, 0]
         shared = self.shared_error[:, :d2] + np.einsum("acr,cb->abr", self.shared_error[:, d2:], adapter.mean)
-        shared = compressed(shared.reshape(len(mean), shared.shape[2]))
-        return self._belief(adapter, mean, projected, shared, np.zeros(len(mean)))
+        shared = compressed(shared.reshape(d1 * d2, shared.shape[2]))
+        shared = compressed(_through(states, shared.reshape(d1, d2, shared.shape[1]), actions))
+        return self._belief(adapter, mean, self.table_rows(states, actions), shared, np.zeros(len(mean)))
+
+    def table_rows(self, states: Real | None = None, actions: Real | None = None) -> Real:
+        """(S * A, p) what the adapter's entries multiply in the rewards of `reward_table`."""
+        X = self.B if states is None else states @ self.B
+        Y = np.eye(self.features.d2) if actions is None else actions
+        return np.asarray(np.kron(X, Y), dtype=np.float64)
 
     def _belief(self, adapter: Adapter, mean: Real, projected: Real, shared: Real, own: Real) -> RewardBelief:
         factor = self.inflation * np.hstack([projected @ covariance_root(adapter.covariance), shared])
@@ -307,6 +320,13 @@ class Model:
         )
 
 
+def _through(states: Real | None, table: Real, actions: Real | None) -> Real:
+    """(S * A, r) of every state's and action's rows, X T_r Y^T, for T (d1, d2, r); no table stands for indicators."""
+    rows = table if states is None else np.tensordot(states, table, axes=1)
+    both = rows if actions is None else np.einsum("sbr,ab->sar", rows, actions)
+    return np.ascontiguousarray(both.reshape(-1, table.shape[2]))
+
+
 def _everybody_arrays(everybody: Shared | None) -> dict[str, NDArray[np.generic]]:
     if everybody is None:
         return {}
@@ -407,7 +427,7 @@ def with_inflation(model: Model, inflation: float) -> Model:
 def covariance_root(covariance: Real) -> Real:
     """A symmetric root; eigenvalues that rounding made negative count as zero."""
     values, vectors = np.linalg.eigh(covariance)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 def compressed(factor: Real) -> Real:

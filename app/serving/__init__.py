@@ -3,6 +3,7 @@
 from app.serving.answers import (
     ActionAnswer,
     By,
+    CertifiedAnswer,
     PolicyAnswer,
     QueriesAnswer,
     Query,
@@ -13,12 +14,13 @@ from app.serving.answers import (
     UserSummary,
 )
 from app.serving.explanation import Direction, Explanation, Moved
-from app.serving.reference import Reference, reference_of, reference_to_arrays
+from app.serving.reference import Reference, mdp_of, reference_of, reference_to_arrays
 from app.serving.runtime import ServingRuntime
 
 __all__ = [
     "ActionAnswer",
     "By",
+    "CertifiedAnswer",
     "Direction",
     "Explanation",
     "Moved",
@@ -32,6 +34,7 @@ __all__ = [
     "RewardsAnswer",
     "ServingRuntime",
     "UserSummary",
+    "mdp_of",
     "reference_of",
     "reference_to_arrays",
 ]

@@ -13,6 +13,9 @@ Int = NDArray[np.int64]
 
 By = Literal["mean", "lower"]
 
+SetKind = Literal["credible", "ellipsoid", "frobenius", "frobenius_full", "likelihood_ratio"]
+"""Which rewards a plan's worst case is taken over: see `app.serving.doubt`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grounded:
@@ -21,6 +24,15 @@ class Grounded:
     model_version: int
     feedback_seen: int
     """How many of the user's own preferences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pessimism:
+    """How much a plan doubts the estimate: a kind of set, at a level."""
+
+    set: SetKind
+    confidence: float
+    """At least 0 and less than 1; 0 trusts the estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +71,10 @@ class RankAnswer(Grounded):
 class CertifiedAnswer(Grounded):
     """A plan's worth over the reference policy, in log-odds summed over the horizon."""
 
+    set: SetKind
+    """Of rewards, that the worst case is taken over."""
     confidence: float
-    """Of the set of rewards that the worst case is taken over; 0 trusts the estimate."""
+    """Of the set; 0 trusts the estimate."""
     lower: float
     """Certified: what the plan is worth against the worst reward of the set."""
     upper: float
@@ -72,7 +86,7 @@ class CertifiedAnswer(Grounded):
     greedy_lower: float
     """What the plan that reaches it is worth against its own worst reward of the set."""
     beta: float
-    """Radius of the set, in standard errors."""
+    """Radius of the set: in standard errors; of a Frobenius ball, in log-odds a unit of the features."""
     converged: bool
     reason: str
 
@@ -107,6 +121,53 @@ class ActionAnswer(CertifiedAnswer):
 
 
 @dataclass(frozen=True, slots=True)
+class Advantage:
+    """What one course of action is worth over another, in log-odds summed over what is left of the horizon."""
+
+    robust: float
+    """In the plan's worst case: `estimate` less `caution`."""
+    estimate: float
+    """At the estimated rewards."""
+    caution: float
+    """What the worst case that the plan guards against takes away."""
+    stderr: float
+    """Standard error of the estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """What an estimate would lose without one of the user's own comparisons."""
+
+    preference: dict[str, Any]
+    """As it is exported."""
+    over_reference: float
+    """Log-odds, of the estimated advantage over the reference."""
+    over_next_best: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionExplanation(CertifiedAnswer):
+    """Why an action; the certificate is that of the plan it belongs to."""
+
+    state: str
+    step: int
+    planned_from: Literal["start", "state"]
+    action: str
+    probability: float
+    """That the plan takes this action here."""
+    over_reference: Advantage
+    next_best: str | None
+    """The best other action in the plan's worst case; None where there is no other."""
+    over_next_best: Advantage | None
+    population: float
+    """The part of the estimate over the reference that is the same for everybody."""
+    own: float
+    """The part that the user's own comparisons make."""
+    comparisons: tuple[Influence, ...]
+    """Those that weighed most, heaviest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     first: dict[str, Any]
     """An option, as preferences take it."""
@@ -136,7 +197,11 @@ class Plan:
     """A robust policy beside the policy that is best at the estimated rewards."""
 
     robust: RobustPolicy
-    confidence: float
+    pessimism: Pessimism
+    mean: Real
+    """Flat rewards that the plan takes as estimated."""
+    worst: Real
+    """What the worst case that it guards against adds to them."""
     greedy_nominal: float
     greedy_lower: float
     states: tuple[str, ...]

@@ -196,16 +196,24 @@ def _items(ground: Ground, features: Real, names: Sequence[Wire], context: Conte
 
 
 def _steps(ground: Ground) -> _Options:
-    """Every state with every action, less what a step of the reference policy is worth on average."""
+    """Every state with every action, less what a step of the reference policy is worth on average.
+
+    Where rewards depend on the step, the average over the steps is told.
+    """
     environment, reference = ground.environment, ground.snapshot.reference
     assert isinstance(environment, MdpEnvironment)
     assert isinstance(reference, ReferencePolicy)
     model = ground.model
-    visits = reference.visits / environment.horizon
-    shared = model.Theta_0.ravel()
-    projected: Real = np.kron(model.B, np.eye(model.features.d2)).astype(np.float64)
+    tables, horizon = ground.snapshot.tables, environment.horizon
+    visits = reference.visits / horizon
+    shared = model.reward_table(model.population(), tables.states, tables.actions).mean
+    projected = model.table_rows(tables.states, tables.actions)
+    shared, projected = shared - visits @ shared, projected - visits @ projected
+    if environment.rewards == "per_step":
+        shared = shared.reshape(horizon, -1).mean(axis=0)
+        projected = projected.reshape(horizon, len(shared), -1).mean(axis=0)
     names = [{"state": state, "action": action} for state in environment.states for action in environment.actions]
-    return _Options(names, shared - visits @ shared, projected - visits @ projected)
+    return _Options(names, shared, projected)
 
 
 def _comparisons(ground: Ground, table: PreferenceTable) -> Any:

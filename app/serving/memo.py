@@ -40,6 +40,22 @@ class Memo(Generic[K, V]):
             self._pending[key].add_done_callback(_retrieve)
         return await asyncio.shield(self._pending[key])
 
+    def peek(self, key: K) -> V | None:
+        """What is kept of a key, computed or put."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value that was computed elsewhere, in the place of an older one."""
+        self.forget(key)
+        self._keep(key, value)
+
+    def forget(self, key: K) -> None:
+        """Drop one key, if it is kept."""
+        if key in self._kept:
+            self._used -= self._size(self._kept.pop(key))
+
     def drop(self, doomed: Callable[[K], bool]) -> None:
         """Forget the keys that are doomed."""
         for key in [key for key in self._kept if doomed(key)]:

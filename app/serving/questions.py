@@ -53,8 +53,7 @@ def trajectory_queries(ground: Ground, n: int, said: Iterable[Mapping[str, Any]]
     assert mdp is not None
     assert isinstance(reference, ReferencePolicy)
     rng = _generator(ground)
-    uniform = np.full_like(reference.policy, 1.0 / mdp.n_actions)
-    policies = (reference.policy, plan.robust.policy, uniform)
+    policies = (reference.policy, plan.robust.policy, mdp.uniform_policy())
     drawn = [_draw(mdp, policy, rng) for policy in policies for _ in range(TRAJECTORIES_A_POLICY)]
     candidates = list(dict.fromkeys(drawn))
     steps = np.array(candidates, dtype=np.int64).reshape(len(candidates), mdp.horizon, 2)
@@ -109,7 +108,11 @@ def _generator(ground: Ground) -> np.random.Generator:
 def _draw(mdp: FiniteHorizonMDP, policy: Real, rng: np.random.Generator) -> Trajectory:
     state = int(rng.choice(mdp.n_states, p=mdp.initial / mdp.initial.sum()))
     steps: list[tuple[int, int]] = []
+    ended = mdp.terminal
     for step in range(mdp.horizon):
+        if ended[state]:
+            steps.append((state, 0))
+            continue
         action = int(rng.choice(mdp.n_actions, p=policy[step, state] / policy[step, state].sum()))
         steps.append((state, action))
         kernel, row = mdp.kernel(step), state * mdp.n_actions + action

@@ -26,7 +26,7 @@ class ReferencePolicy:
     policy: Real
     """(H, S, A)"""
     visits: Real
-    """(S * A,) expected visits over the horizon."""
+    """(S * A,) expected visits over the horizon; (H * S * A,) where rewards depend on the step."""
 
 
 Reference = ReferenceItem | ReferencePolicy
@@ -46,7 +46,9 @@ def reference_of(
         case MdpEnvironment():
             mdp = mdp_of(environment)
             policy = _reference_policy(environment, mdp, preferences)
-            return ReferencePolicy(policy, occupancy(mdp, policy).sum(axis=0).ravel())
+            measure = occupancy(mdp, policy)
+            visits = measure if environment.rewards == "per_step" else measure.sum(axis=0)
+            return ReferencePolicy(policy, visits.ravel())
         case _:
             assert_never(environment)
 
@@ -59,6 +61,8 @@ def mdp_of(environment: MdpEnvironment) -> FiniteHorizonMDP:
         environment.horizon,
         transitions[0] if len(transitions) == 1 else list(transitions),
         environment.initial,
+        unavailable=np.array(environment.unavailable, dtype=np.float64).reshape(-1, 2),
+        terminal=np.array(environment.terminal, dtype=np.float64),
     )
 
 
@@ -98,7 +102,7 @@ def _reference_policy(environment: MdpEnvironment, mdp: FiniteHorizonMDP, prefer
     if isinstance(given, np.ndarray):
         return np.asarray(mdp.policy(given))
     if given == "uniform":
-        return np.full((mdp.horizon, mdp.n_states, mdp.n_actions), 1.0 / mdp.n_actions)
+        return mdp.uniform_policy()
     steps = np.vstack([preferences.chosen_steps, preferences.rejected_steps]).astype(np.int64)
     H = mdp.horizon
     return np.asarray(mdp.policy(reference_from_trajectories(mdp, steps[:, :H], steps[:, H:])))

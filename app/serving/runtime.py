@@ -5,7 +5,6 @@ kept in memory is keyed by these, so an answer never rests on anything older tha
 """
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -20,34 +19,37 @@ from app.domain import (
     ModelNotReadyError,
     Option,
 )
-from app.domain.arrays import ItemTable, PreferenceTable, comparisons
+from app.domain.arrays import ItemTable, PreferenceTable
 from app.learning import Adapter, fold_in
+from app.serving.advantages import explain_action
 from app.serving.answers import (
     ActionAnswer,
+    ActionExplanation,
     By,
-    Plan,
+    Pessimism,
     PolicyAnswer,
     QueriesAnswer,
     RankAnswer,
     RewardsAnswer,
+    SetKind,
     UserSummary,
 )
 from app.serving.explanation import Explanation, explanation
 from app.serving.lora import adapter_archive
 from app.serving.memo import Memo
 from app.serving.planning import (
+    DEFAULT_PESSIMISM,
+    Planner,
     action_answer,
-    check_confidence,
+    action_index,
     check_step,
-    plan,
-    plan_bytes,
+    pessimism_of,
     policy_answer,
     state_index,
-    visits,
 )
 from app.serving.questions import item_queries, trajectory_queries
-from app.serving.scoring import belief_about, belief_about_items, context_features, item_ids, ranking_of, reward_answers
-from app.serving.snapshot import Catalogue, FoldedUser, Ground, Snapshot
+from app.serving.scoring import belief_about, belief_about_items, item_ids, ranking_of, reward_answers
+from app.serving.snapshot import Catalogue, FoldedUser, Ground, Snapshot, comparisons_of
 from app.store import (
     Current,
     Database,
@@ -70,8 +72,6 @@ SNAPSHOT_BYTES = 1 << 30
 CATALOGUE_BYTES = 1 << 30
 ADAPTER_BYTES = 128 << 20
 """Some ten thousand users' adapters with 40 parameters each."""
-
-PLAN_BYTES = 256 << 20
 
 
 class ServingRuntime:
@@ -100,13 +100,11 @@ class ServingRuntime:
     ) -> None:
         self._db = db
         self._current = current or Current(db, Notices(db.url))
-        self._plan_seconds = plan_seconds
-        self._plan_tolerance = plan_tolerance
         self._threads = ThreadPoolExecutor(compute_threads, thread_name_prefix="serving")
         self._snapshots = Memo[tuple[int, int, int], Snapshot](SNAPSHOT_BYTES, size=lambda one: one.size)
         self._catalogues = Memo[tuple[int, int], Catalogue](CATALOGUE_BYTES, size=lambda one: one.size)
         self._users = Memo[tuple[int, int, int, int], FoldedUser](ADAPTER_BYTES, size=_user_bytes)
-        self._plans = Memo[tuple[object, ...], Plan](PLAN_BYTES, size=plan_bytes)
+        self._plans = Planner(self._compute, seconds=plan_seconds, tolerance=plan_tolerance)
 
     async def aclose(self) -> None:
         """Wait for what is being computed, and forget everything."""
@@ -172,12 +170,15 @@ class ServingRuntime:
         user: str,
         *,
         confidence: float | None = None,
+        kind: SetKind | None = None,
         context: Context | None = None,
         after: int | None = None,
     ) -> PolicyAnswer:
-        """The whole robust policy; `confidence` 0 plans for the estimate alone, None takes the environment's."""
+        """The whole robust policy; `confidence` 0 plans for the estimate alone, nothing asked takes the default."""
         ground = await self._ground(env, user, after)
-        return policy_answer(ground, await self._plan(ground, confidence, context))
+        pessimism = pessimism_of(ground.environment, confidence, kind)
+        said = await self._looked_at(env, user, ground, pessimism)
+        return policy_answer(ground, await self._plans.plan(ground, pessimism, context, said=said))
 
     async def actions(
         self,
@@ -187,18 +188,68 @@ class ServingRuntime:
         step: int = 0,
         *,
         confidence: float | None = None,
+        kind: SetKind | None = None,
         context: Context | None = None,
         seed: int | None = None,
         after: int | None = None,
     ) -> ActionAnswer:
         """What to do in a state, by name or index, at a step; or what to choose from a catalogue."""
+        places = [(state, step)]
+        (answer,) = await self.actions_at(
+            env, user, places, confidence=confidence, kind=kind, context=context, seed=seed, after=after
+        )
+        return answer
+
+    async def actions_at(
+        self,
+        env: str,
+        user: str,
+        places: Sequence[tuple[int | str | None, int]],
+        *,
+        confidence: float | None = None,
+        kind: SetKind | None = None,
+        context: Context | None = None,
+        seed: int | None = None,
+        after: int | None = None,
+    ) -> list[ActionAnswer]:
+        """What to do in each of several states at their steps."""
         ground = await self._ground(env, user, after)
-        index, at = state_index(ground, state), check_step(ground, step)
-        made = await self._plan(ground, confidence, context)
-        from_state = not visits(made, index, at)
-        if from_state:
-            made = await self._plan(ground, confidence, context, start=(index, at))
-        return action_answer(ground, made, index, at, from_state=from_state, seed=seed)
+        pessimism = pessimism_of(ground.environment, confidence, kind)
+        at = [(state_index(ground, state), check_step(ground, step)) for state, step in places]
+        said = await self._looked_at(env, user, ground, pessimism)
+        plans = await self._plans.at(ground, pessimism, context, at, said=said)
+        return [
+            action_answer(ground, made, *place, from_state=from_state, seed=seed)
+            for place, (made, from_state) in zip(at, plans, strict=True)
+        ]
+
+    async def explain_action(
+        self,
+        env: str,
+        user: str,
+        state: int | str | None = None,
+        step: int = 0,
+        *,
+        action: int | str | None = None,
+        confidence: float | None = None,
+        kind: SetKind | None = None,
+        context: Context | None = None,
+        n: int = 5,
+        after: int | None = None,
+    ) -> ActionExplanation:
+        """Why the plan does what it does in a state at a step, or what speaks for another action there."""
+        ground = await self._ground(env, user, after)
+        pessimism = pessimism_of(ground.environment, confidence, kind)
+        place = (state_index(ground, state), check_step(ground, step))
+        chosen = action_index(ground, action)
+        said = await user_comparisons(self._db, env, user)
+        ((made, from_state),) = await self._plans.at(ground, pessimism, context, [place], said=said)
+        words = await export_user(self._db, env, user) if ground.user.feedback_seen else []
+        return await self._compute(
+            lambda: explain_action(
+                ground, made, place, chosen, said, words, context=context, from_state=from_state, n=n
+            )
+        )
 
     async def queries(
         self, env: str, user: str, n: int = 1, *, context: Context | None = None, after: int | None = None
@@ -207,7 +258,7 @@ class ServingRuntime:
         ground = await self._ground(env, user, after)
         said = await export_user(self._db, env, user) if ground.user.feedback_seen else []
         if isinstance(ground.environment, MdpEnvironment):
-            made = await self._plan(ground, None, context)
+            made = await self._plans.plan(ground, DEFAULT_PESSIMISM, context)
             queries = await self._compute(lambda: trajectory_queries(ground, n, said, made))
         else:
             queries = await self._compute(lambda: item_queries(ground, n, said, context))
@@ -233,6 +284,12 @@ class ServingRuntime:
         """The user's adapter in the files that PEFT reads, as a zip."""
         ground = await self._ground(env, user, after)
         return await self._compute(lambda: adapter_archive(ground, user))
+
+    async def _looked_at(self, env: str, user: str, ground: Ground, pessimism: Pessimism) -> PreferenceTable | None:
+        """What the user said, for the set that looks at it."""
+        if pessimism.set != "likelihood_ratio" or not ground.user.feedback_seen:
+            return None
+        return await user_comparisons(self._db, env, user)
 
     async def user_summary(self, env: str, user: str, *, after: int | None = None) -> UserSummary | None:
         """How the user's adapter was estimated; None before the first model."""
@@ -269,7 +326,7 @@ class ServingRuntime:
         here = environment.id
         self._snapshots.drop(lambda key: key[0] == here and key[1:] != (environment.revision, version))
         self._users.drop(lambda key: key[0] == here and key[1] != version)
-        self._plans.drop(lambda key: key[0] == here)
+        self._plans.drop(here)
         return snapshot
 
     async def _catalogue(self, environment: EnvironmentState) -> Catalogue:
@@ -302,34 +359,6 @@ class ServingRuntime:
         said = await user_comparisons(self._db, env, user)
         return await self._compute(lambda: FoldedUser(fold_in_user(snapshot, said), len(said)))
 
-    async def _plan(
-        self, ground: Ground, confidence: float | None, context: Context | None, *, start: tuple[int, int] | None = None
-    ) -> Plan:
-        level = check_confidence(ground.environment.confidence if confidence is None else confidence)
-        context_features(ground.environment, context)
-        key = (
-            ground.environment_id,
-            ground.revisions,
-            ground.snapshot.version,
-            ground.user_key,
-            ground.user.feedback_seen,
-            level,
-            None if context is None else _digest(context),
-            start,
-        )
-
-        def make() -> Plan:
-            return plan(
-                ground,
-                confidence=level,
-                context=context,
-                tolerance=self._plan_tolerance,
-                seconds=self._plan_seconds,
-                start=start,
-            )
-
-        return await self._plans.get(key, lambda: self._compute(make))
-
     async def _compute(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -338,19 +367,13 @@ NO_CATALOGUE = Catalogue.of(ItemTable((), np.zeros((0, 0), dtype=np.float32)))
 
 
 def fold_in_user(snapshot: Snapshot, said: PreferenceTable) -> Adapter:
-    """The user's adapter at the published subspace; a preference without a context was made in the average one."""
-    features = snapshot.model.features
-    absent = features.context_centre if features.has_contexts else None
-    return fold_in(snapshot.model, comparisons(said, snapshot.environment, absent_context=absent))
+    """The user's adapter at the published subspace."""
+    return fold_in(snapshot.model, comparisons_of(snapshot, said))
 
 
 def _user_bytes(folded: FoldedUser) -> int:
     """A few hundred bytes of objects beside the arrays."""
     return folded.adapter.mean.nbytes + folded.adapter.covariance.nbytes + 500
-
-
-def _digest(context: Context) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(context.features).tobytes(), digest_size=16).digest()
 
 
 def _not_ready(env: str, preference_count: int) -> str:

@@ -18,7 +18,7 @@ from app.domain import (
     TextOption,
     TrajectoryOption,
 )
-from app.learning import Adapter, Model, ReferenceItem, RewardBelief
+from app.learning import ReferenceItem, RewardBelief
 from app.serving.answers import By, RankedOption, RewardAnswer
 from app.serving.reference import ReferencePolicy
 from app.serving.snapshot import Catalogue, Ground
@@ -53,19 +53,23 @@ def belief_about_trajectories(ground: Ground, states: Int, actions: Int) -> Rewa
     """Of trajectories with states and actions (m, H): the sum over their steps."""
     reference = ground.snapshot.reference
     assert isinstance(reference, ReferencePolicy)
-    return trajectory_belief(ground.model, ground.adapter, reference.visits, states, actions)
-
-
-def trajectory_belief(
-    model: Model, adapter: Adapter, reference_visits: Real, states: Int, actions: Int
-) -> RewardBelief:
-    table = model.reward_table(adapter)
-    steps = states * model.features.d2 + actions
+    environment = ground.environment
+    assert isinstance(environment, MdpEnvironment)
+    table = table_belief(ground)
+    n_states, n_actions = len(environment.states), len(environment.actions)
+    rows = states + n_states * np.arange(environment.horizon) if environment.rewards == "per_step" else states
+    steps = rows * n_actions + actions
     return RewardBelief(
-        table.mean[steps].sum(axis=1) - reference_visits @ table.mean,
-        table.factor[steps].sum(axis=1) - reference_visits @ table.factor,
+        table.mean[steps].sum(axis=1) - reference.visits @ table.mean,
+        table.factor[steps].sum(axis=1) - reference.visits @ table.factor,
         table.dimension,
     )
+
+
+def table_belief(ground: Ground) -> RewardBelief:
+    """Of every state and action (S * A) of an MDP; (H * S * A) where rewards depend on the step."""
+    tables = ground.snapshot.tables
+    return ground.model.reward_table(ground.adapter, tables.states, tables.actions)
 
 
 def context_features(environment: Environment, context: Context | None) -> Real | None:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import CorruptModelError, Environment, MdpEnvironment, StoredModel
-from app.domain.arrays import ItemTable
-from app.learning import Adapter, Model
+from app.domain.arrays import ItemTable, PreferenceTable, RewardTables, comparisons, reward_tables
+from app.learning import Adapter, Comparisons, Model
 from app.policy import FiniteHorizonMDP
 from app.serving.reference import Reference, mdp_of, reference_from_arrays
 
@@ -26,6 +26,8 @@ class Snapshot:
     reference: Reference
     mdp: FiniteHorizonMDP | None
     """None for a catalogue."""
+    tables: RewardTables
+    """What an MDP's rewards are linear in."""
     size: int
     """Bytes, about."""
 
@@ -51,6 +53,7 @@ class Snapshot:
             model=model,
             reference=reference_from_arrays(stored.arrays),
             mdp=mdp_of(environment) if isinstance(environment, MdpEnvironment) else None,
+            tables=reward_tables(environment) if isinstance(environment, MdpEnvironment) else RewardTables(None, None),
             size=sum(array.nbytes for array in stored.arrays.values()),
         )
 
@@ -111,3 +114,10 @@ class Ground:
     def grounds(self) -> dict[str, Any]:
         """What every answer names."""
         return {"model_version": self.snapshot.version, "feedback_seen": self.user.feedback_seen}
+
+
+def comparisons_of(snapshot: Snapshot, said: PreferenceTable) -> Comparisons:
+    """What was said, for this model; a preference without a context was made in the average one."""
+    features = snapshot.model.features
+    absent = features.context_centre if features.has_contexts else None
+    return comparisons(said, snapshot.environment, absent_context=absent)

@@ -93,7 +93,7 @@ async def put_environment(connection: AsyncConnection, environment: Environment)
         await connection.execute(insert(environments).values(values))
         return environment, True
     current = _from_row(row)
-    changed = [name for name, value in _meaning(environment).items() if value != _meaning(current).get(name)]
+    changed = [name for name, value in environment.meaning.items() if value != current.meaning.get(name)]
     if changed and (reason := await _why_fixed(connection, row["id"])):
         raise ConflictError(
             f"Environment {environment.name!r} already has {reason}, which a different {changed[0]} would make "
@@ -239,27 +239,6 @@ async def _why_fixed(connection: AsyncConnection, environment_id: int) -> str | 
     return None
 
 
-def _meaning(environment: Environment) -> dict[str, Any]:
-    """The part of a definition that gives stored preferences their meaning."""
-    match environment:
-        case MdpEnvironment():
-            return {
-                "kind": environment.kind,
-                "states": environment.states,
-                "actions": environment.actions,
-                "horizon": environment.horizon,
-            }
-        case CatalogEnvironment():
-            return {
-                "kind": environment.kind,
-                "item_dim": environment.item_dim,
-                "context_dim": environment.context_dim,
-                "encoder": environment.encoder,
-            }
-        case _:
-            assert_never(environment)
-
-
 def _to_row(environment: Environment) -> dict[str, Any]:
     shared = {
         "name": environment.name,
@@ -277,6 +256,11 @@ def _to_row(environment: Environment) -> dict[str, Any]:
                 "initial": environment.initial,
                 "transitions": environment.transitions,
                 "reference_policy": reference,
+                "terminal": environment.terminal,
+                "unavailable": environment.unavailable,
+                "state_features": environment.state_features,
+                "action_features": environment.action_features,
+                "rewards": environment.rewards,
             }
             return shared | {"horizon": environment.horizon, "definition": to_json(definition)}
         case CatalogEnvironment():
@@ -307,6 +291,12 @@ def _from_row(row: Any) -> Environment:
             initial=_array(definition["initial"]),
             transitions=tuple(_array(step).reshape(-1, 4) for step in definition["transitions"]),
             reference_policy=_array(reference) if isinstance(reference, list) else reference,
+            # Definitions of before there were these have none of them.
+            terminal=tuple(definition.get("terminal", ())),
+            unavailable=tuple((state, action) for state, action in definition.get("unavailable", ())),
+            state_features=_optional_array(definition.get("state_features")),
+            action_features=_optional_array(definition.get("action_features")),
+            rewards=definition.get("rewards", "stationary"),
             rank=definition["rank"],
             confidence=definition["confidence"],
             refit=refit,
@@ -321,6 +311,10 @@ def _from_row(row: Any) -> Environment:
         confidence=definition["confidence"],
         refit=refit,
     )
+
+
+def _optional_array(values: Any) -> NDArray[np.float64] | None:
+    return None if values is None else _array(values)
 
 
 def _array(values: Any) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from app.serving.planning import DEFAULT_PESSIMISM
 from tests.support.api import Json, client_for, found_problem, problem, serving
 from tests.support.worker import working
 
@@ -187,7 +188,8 @@ def test_a_policy_comes_with_its_certificate(api: httpx.Client, fitted: tuple[st
     assert (answer["states"], answer["actions"]) == (["home", "away"], ["stay", "go"])
     assert np.array(answer["policy"]).shape == (2, 2, 2)
     assert np.array(answer["policy"]).sum(axis=2) == pytest.approx(1)
-    assert (answer["confidence"], answer["converged"], answer["feedback_seen"]) == (0.95, True, 24)
+    assert (answer["converged"], answer["feedback_seen"]) == (True, 24)
+    assert (answer["set"], answer["confidence"]) == (DEFAULT_PESSIMISM.set, DEFAULT_PESSIMISM.confidence)
     assert 0 <= answer["lower"] <= answer["upper"]
     assert answer["lower"] <= answer["nominal"] <= answer["greedy_nominal"] + 1e-9
     assert answer["gap"] == pytest.approx(answer["upper"] - answer["lower"])
@@ -211,6 +213,46 @@ def test_an_action_is_the_policys_and_sampled_by_seed(api: httpx.Client, fitted:
     assert api.get(path, params={**asking, "state": "0"}).json() == answer
     for name in ("model_version", "confidence", "lower", "upper", "gap", "nominal", "beta"):
         assert answer[name] == policy[name]
+
+
+def test_sets_are_asked_for_by_name(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    path = f"/v1/environments/{fitted[1]}/users/u0/policy"
+    joint = api.get(path, params={"confidence": 0.9}).json()
+    asked_for = api.get(path, params={"confidence": 0.9, "set": "ellipsoid"}).json()
+    assert (joint["set"], joint) == ("ellipsoid", asked_for)
+    one = api.get(path, params={"set": "credible"}).json()
+    assert (one["set"], one["confidence"]) == ("credible", 0.95)
+    assert one["beta"] == pytest.approx(1.6449, abs=1e-4)
+    assert one["lower"] >= joint["lower"]
+    assert api.get(path, params={"set": "sphere"}).status_code == 422
+
+
+def test_several_states_are_one_call(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    path = f"/v1/environments/{fitted[1]}/users/u0/actions"
+    places: list[Json] = [{"state": "home", "step": 0}, {"state": "away", "step": 1}, {"state": 0, "step": 1}]
+    answer = api.post(f"{path}/batch", json={"places": places, "confidence": 0.5, "seed": 1}).json()
+    alone = [api.post(path, json={**place, "confidence": 0.5, "seed": 1}).json() for place in places]
+    assert answer == {"actions": alone}
+    refused = api.post(f"{path}/batch", json={"places": [{"state": "nowhere"}]})
+    assert (refused.status_code, "nowhere" in found_problem(refused)["detail"]) == (422, True)
+
+
+def test_an_action_is_explained(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    path = f"/v1/environments/{fitted[1]}/users/u0/actions"
+    why = api.post(f"{path}/explanation", json={"state": "home", "n": 2}).json()
+    done = api.get(path, params={"state": "home"}).json()
+    assert (why["action"], why["lower"], why["upper"]) == (done["greedy"], done["lower"], done["upper"])
+    assert why["next_best"] == {"stay": "go", "go": "stay"}[why["action"]]
+    assert why["over_next_best"].keys() == {"robust", "estimate", "caution", "stderr"}
+    assert why["population"] + why["own"] == pytest.approx(why["over_reference"]["estimate"])
+    assert [one["preference"]["user"] for one in why["comparisons"]] == ["u0", "u0"]
+    other = api.post(f"{path}/explanation", json={"state": "home", "action": why["next_best"]}).json()
+    assert other["over_next_best"]["estimate"] == pytest.approx(-why["over_next_best"]["estimate"])
+    refused = api.post(f"{path}/explanation", json={"state": "home", "action": "fly"})
+    assert (refused.status_code, found_problem(refused)["pointer"]) == (422, "/action")
+    item = api.post(f"/v1/environments/{fitted[0]}/users/u0/actions/explanation", json={"confidence": 0}).json()
+    assert item["action"] == asked(api, fitted[0], "u0", "rank", {"top_n": 1})["options"][0]["option"]["item"]
+    assert item["over_next_best"]["caution"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import httpx
@@ -64,6 +65,11 @@ def test_an_mdp_may_be_put_again_as_it_was_read(api: httpx.Client, environment_n
         "initial": [1.0, 0.0],
         "transitions": [[0, 0, 0, 1.0], [0, 1, 1, 0.5], [0, 1, 0, 0.5], [1, 0, 1, 1.0], [1, 1, 0, 1.0]],
         "reference_policy": "uniform",
+        "terminal": [],
+        "unavailable": [],
+        "state_features": None,
+        "action_features": None,
+        "rewards": "stationary",
     }
     again = api.put(path, json=definition)
     assert again.status_code == 200
@@ -118,6 +124,92 @@ def test_a_redefinition_may_not_change_what_preferences_mean(api: httpx.Client, 
     assert allowed.status_code == 200
     assert allowed.json()["definition"]["rank"] == 1
     assert allowed.json()["n_preferences"] == 1
+
+
+LESSON: Json = {
+    "kind": "mdp",
+    "states": ["awake", "over"],
+    "actions": ["study", "rest", "stop"],
+    "horizon": 3,
+    "initial": [1.0, 0.0],
+    "transitions": [["awake", "study", "awake", 1.0], ["awake", "stop", "over", 1.0]],
+    "terminal": ["over"],
+    "unavailable": [["awake", "rest"]],
+}
+
+
+def test_terminal_states_and_unavailable_actions_are_kept(api: httpx.Client, environment_name: str) -> None:
+    path = f"/v1/environments/{environment_name}"
+    more = {"state_features": [[0.5, 1.0], [0.0, 0.0]], "action_features": [[1.0], [2.0], [3.0]], "rewards": "per_step"}
+    created = api.put(path, json={**LESSON, **more})
+    assert created.status_code == 201, created.text
+    definition = created.json()["definition"]
+    assert (definition["terminal"], definition["unavailable"]) == ([1], [[0, 1]])
+    assert {name: definition[name] for name in more} == more
+    assert api.put(path, json=definition).json() == created.json()
+
+
+def test_a_trajectory_may_stop_where_the_episode_ends(api: httpx.Client, environment_name: str) -> None:
+    path = f"/v1/environments/{environment_name}"
+    assert api.put(path, json=LESSON).status_code == 201
+    short, long = [["awake", "stop"]], [["awake", "study"], ["awake", "study"], ["awake", "stop"]]
+    body = {"user": "u", "chosen": {"trajectory": short}, "rejected": {"trajectory": long}}
+    assert api.post(f"{path}/preferences", json=body).status_code == 201
+    (said,) = api.get(f"{path}/users/u/export").text.splitlines()
+    assert json.loads(said)["chosen"] == {"trajectory": [[0, 2], [1, 0], [1, 0]]}
+    # What was exported says the same, in whatever words the end is told.
+    again = {**body, "chosen": json.loads(said)["chosen"], "id": "x"}
+    assert api.post(f"{path}/preferences", json=again).json()["accepted"] == 1
+    told = {**again, "chosen": {"trajectory": [*short, ["over", "rest"]]}}
+    assert api.post(f"{path}/preferences", json=told).json()["duplicates"] == 1
+    wrong = {
+        "/chosen/trajectory/0/1": [["awake", "rest"], ["awake", "stop"]],
+        "/chosen/trajectory/1": [["awake", "stop"], ["awake", "stop"]],
+        "/chosen/trajectory/0": [["awake", "study"]],
+        "/chosen/trajectory": [["awake", "study"]] * 4,
+    }
+    for pointer, trajectory in wrong.items():
+        refused = api.post(f"{path}/preferences", json={**body, "chosen": {"trajectory": trajectory}})
+        assert (refused.status_code, found_problem(refused)["pointer"]) == (422, pointer), refused.text
+
+
+def test_what_ends_an_episode_gives_preferences_their_meaning(api: httpx.Client, environment_name: str) -> None:
+    path = f"/v1/environments/{environment_name}"
+    api.put(path, json=LESSON)
+    body = {"user": "u", "chosen": {"trajectory": [["awake", "stop"]]},
+            "rejected": {"trajectory": [["awake", "study"], ["awake", "stop"]]}}  # fmt: skip
+    assert api.post(f"{path}/preferences", json=body).status_code == 201
+    for change in ({"rewards": "per_step"}, {"state_features": [[1.0], [2.0]]}):
+        refused = api.put(path, json={**LESSON, **change})
+        assert (refused.status_code, found_problem(refused)["pointer"]) == (409, f"/{next(iter(change))}")
+    free = [["awake", "rest", "awake", 1.0], *LESSON["transitions"]]
+    assert api.put(path, json={**LESSON, "unavailable": [], "transitions": free}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        ({"terminal": ["nowhere"]}, "/terminal/0", "there is no state"),
+        ({"unavailable": [["awake"]]}, "/unavailable/0", "expected [state, action]"),
+        ({"unavailable": [["awake", "fly"]]}, "/unavailable/0/1", "there is no action"),
+        ({"unavailable": [["awake", 0], ["awake", 1], ["awake", 2]]}, "/unavailable", "left without any action"),
+        ({"unavailable": []}, "/transitions", "sum to 0"),
+        ({"terminal": []}, "/transitions", "out of state 1"),
+        ({"transitions": [*LESSON["transitions"], ["over", 0, 0, 1.0]]}, "/transitions/2", "cannot be chosen"),
+        ({"state_features": [[1.0]]}, "/state_features", "expected 2 rows, one a state"),
+        ({"action_features": [[1.0]]}, "/action_features", "expected 3 rows, one an action"),
+        ({"state_features": [[1.0], [1.0, 2.0]]}, "/state_features/1", "row 1 has 2 numbers"),
+        ({"rewards": "monthly"}, "/rewards", "per_step"),
+        ({"reference_policy": [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]}, "/reference_policy/0", "cannot be taken"),
+        ({"rewards": "per_step", "rank": 9}, "/rank", "at most 8"),
+    ],
+)
+def test_a_contradiction_is_named(
+    api: httpx.Client, environment_name: str, change: Json, pointer: str, words: str
+) -> None:
+    refused = api.put(f"/v1/environments/{environment_name}", json={**LESSON, **change})
+    assert (refused.status_code, found_problem(refused)["pointer"]) == (422, pointer), refused.text
+    assert words in found_problem(refused)["detail"]
 
 
 def without(name: str) -> Json:

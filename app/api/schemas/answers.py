@@ -57,16 +57,31 @@ class RankAnswer(Grounded):
     options: list[Ranked] = Field(description="Best first.")
 
 
-class PolicyBody(Body):
-    confidence: float | None = Field(
-        default=None, ge=0, lt=1, description="The environment's if absent; 0 trusts the estimate."
-    )
+SetName = Literal["credible", "ellipsoid", "frobenius", "frobenius_full", "likelihood_ratio"]
+
+CONFIDENCE = (
+    "0 trusts the estimate; the environment's if only `set` is given; without either, the default level of pessimism, "
+    "which the answer names."
+)
+SET = (
+    "Which rewards the worst case is taken over. `ellipsoid`: a set that holds the user's whole reward function with "
+    "probability `confidence`. `credible`: one just so large that the value of the one policy that is served exceeds "
+    "`lower` with probability `confidence`. `frobenius`, `frobenius_full`: a ball of the user's parameters, in the "
+    "shared subspace or of all of them. `likelihood_ratio`: parameters that explain what the user said nearly as "
+    "well as the best. `ellipsoid` if only `confidence` is given."
+)
+
+
+class Pessimistic(Body):
+    confidence: float | None = Field(default=None, ge=0, lt=1, description=CONFIDENCE)
+    set: SetName | None = Field(default=None, description=SET)
 
 
 class Certificate(Grounded):
     """How good a robust policy is, with a proof."""
 
-    confidence: float = Field(description="Of the set of rewards that the worst case is taken over.")
+    set: SetName = Field(description="The kind of set of rewards that the worst case is taken over.")
+    confidence: float = Field(description="Of that set.")
     lower: float = Field(
         description="Certified: at this confidence the policy is at least this much better than the reference policy, "
         "in log-odds summed over the horizon."
@@ -76,9 +91,15 @@ class Certificate(Grounded):
     nominal: float = Field(description="How much better than the reference the policy is for the expected rewards.")
     greedy_nominal: float = Field(description="The most that any policy is worth for the expected rewards.")
     greedy_lower: float = Field(description="What the policy that reaches it is worth in its own worst case.")
-    beta: float = Field(description="Radius of the set of rewards, in standard errors.")
+    beta: float = Field(
+        description="Radius of the set of rewards, in standard errors; of a Frobenius ball, in log-odds a unit of the "
+        "features."
+    )
     converged: bool = Field(description="Whether the gap is within the tolerance.")
-    reason: str = Field(description="Why the planner stopped.")
+    reason: str = Field(
+        description="Why the planner stopped: `tolerance`; `precision`, where floating point allows no better; `time` "
+        "or `iterations`, where a limit came first and the policy is the best that was certified so far."
+    )
 
 
 class PolicyAnswer(Certificate):
@@ -106,11 +127,71 @@ State = Annotated[
 ]
 
 
-class ActionBody(PolicyBody):
+class PlaceBody(Body):
+    state: State | None = Field(default=None, description="A state's name or index; a catalogue has none.")
+    step: int = Field(default=0, ge=0, le=1000, description="From 0.")
+
+
+class ActionsBody(Pessimistic):
+    places: list[PlaceBody] = Field(min_length=1, max_length=1000, description="Where somebody is.")
+    context: ContextBody | None = Field(default=None, description="What a catalogue's item is chosen for.")
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")
+
+
+class ActionsAnswer(Answer):
+    actions: list[ActionAnswer] = Field(description="One a place, in their order, all of the same plan and feedback.")
+
+
+class ActionBody(Pessimistic):
     state: State | None = Field(default=None, description="A state's name or index; a catalogue has none.")
     step: int = Field(default=0, ge=0, le=1000, description="From 0.")
     context: ContextBody | None = Field(default=None, description="What a catalogue's item is chosen for.")
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")
+
+
+class ActionExplanationBody(Pessimistic):
+    state: State | None = Field(default=None, description="A state's name or index; a catalogue has none.")
+    step: int = Field(default=0, ge=0, le=1000, description="From 0.")
+    action: Label | None = Field(
+        default=None, description="What to explain, an item's id in a catalogue; what the plan does if absent."
+    )
+    context: ContextBody | None = Field(default=None, description="What a catalogue's item is chosen for.")
+    n: int = Field(default=5, ge=0, le=100, description="How many comparisons to name at most.")
+
+
+class Advantage(Answer):
+    """In log-odds, summed over what is left of the horizon."""
+
+    robust: float = Field(description="In the worst case that the plan guards against: `estimate` less `caution`.")
+    estimate: float = Field(description="At the estimated rewards.")
+    caution: float = Field(description="What that worst case takes away.")
+    stderr: float = Field(description="Standard error of the estimate.")
+
+
+class Influence(Answer):
+    preference: dict[str, Any] = Field(description="What the user said, as it is exported.")
+    over_reference: float = Field(description="What the estimated advantage over the reference would lose without it.")
+    over_next_best: float | None = Field(description="The same of the advantage over the next best.")
+
+
+class ActionExplanationAnswer(Certificate):
+    state: str
+    step: int
+    planned_from: Literal["start", "state"]
+    action: str = Field(description="What is explained.")
+    probability: float = Field(description="That the plan takes this action here.")
+    over_reference: Advantage = Field(description="Of the action, and the best after it, over the reference policy.")
+    next_best: str | None = Field(
+        description="The best other action in the plan's worst case; null where there is none."
+    )
+    over_next_best: Advantage | None = Field(description="Of the action over that one; 0 where the plan mixes both.")
+    population: float = Field(
+        description="The part of the estimate over the reference that everybody shares; `own` is the rest."
+    )
+    own: float = Field(description="The part that the user's own comparisons add.")
+    comparisons: list[Influence] = Field(
+        description="The user's own comparisons that weighed most for the action over the next best, heaviest first."
+    )
 
 
 class Query(Answer):

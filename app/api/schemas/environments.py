@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, WithJsonSchema
 
-from app.api.schemas.base import MAX_DIM, Answer, Body, Label, by_type
+from app.api.schemas.base import MAX_DIM, Answer, Body, Features, Label, by_type
 
 MAX_STATES = 10_000
 MAX_ACTIONS = 10_000
@@ -48,6 +48,18 @@ _TABLE = {
     "minItems": 1,
     "items": {"type": "array", "minItems": 1, "items": {"type": "number", "minimum": 0, "maximum": 1}},
 }
+_STATE = {"anyOf": [{"type": "integer"}, {"type": "string"}], "description": "state, by name or index"}
+_ACTION = {"anyOf": [{"type": "integer"}, {"type": "string"}], "description": "action, by name or index"}
+# Read by app.api.mdps as well.
+TerminalStates = Annotated[list[Any], WithJsonSchema({"type": "array", "items": _STATE}), Field(max_length=MAX_STATES)]
+UnavailableActions = Annotated[
+    list[Any],
+    WithJsonSchema(
+        {"type": "array", "items": {"type": "array", "prefixItems": [_STATE, _ACTION], "minItems": 2, "maxItems": 2}}
+    ),
+]
+FeatureTable = Annotated[list[Features], Field(min_length=1, max_length=MAX_STATES)]
+
 ReferencePolicy = Annotated[
     Annotated[Literal["uniform", "feedback"], Tag("@name")]
     | Annotated[
@@ -108,6 +120,26 @@ class MdpDefinition(_Definition):
         default="uniform",
         description="The policy that rewards and values are measured against: `uniform`, `feedback` (estimated from "
         "the stored trajectories), or probabilities, a row a state, or one such table a step.",
+    )
+    terminal: TerminalStates = Field(
+        default=[],
+        description="States in which an episode ends: no transitions lead out of them, nothing is done or earned "
+        "there, and a trajectory that comes to one may stop.",
+    )
+    unavailable: UnavailableActions = Field(
+        default=[],
+        description="Pairs `[state, action]` that cannot be chosen, and have no transitions.",
+    )
+    state_features: FeatureTable | None = Field(
+        default=None,
+        description="A row of numbers a state. Rewards are then functions of them, so that they extend to states and "
+        "actions that nobody has compared. They are scaled to unit spread.",
+    )
+    action_features: FeatureTable | None = Field(default=None, description="The same, a row an action.")
+    rewards: Literal["stationary", "per_step"] = Field(
+        default="stationary",
+        description="`per_step`: the same action in the same state may be worth more at one step than at another; what "
+        "is said about one step then says less about the others.",
     )
 
 

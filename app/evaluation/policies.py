@@ -1,0 +1,215 @@
+"""What pessimism costs and what it saves, where the truth is known.
+
+A population of users has said a few things each; a model is fitted on all of it, and for every judged user policies are
+planned at several levels of pessimism (`LEVELS`): greedy for the mean reward (beta = 0), the reference, and robust ones
+(Liu et al. 2025, eq. (3.5)). Each is then valued at the user's true reward. A level names how the radius beta of the
+ellipsoid of rewards comes about:
+
+- `ellipsoid`: the root of the chi-square quantile with as many degrees of freedom as the user has parameters, so that
+  the whole reward function lies inside with that probability;
+- `credible`: the normal quantile, so that the value of the one policy that is served exceeds its lower bound with that
+  probability. Given what was said, that policy is fixed and its value is one normal number, however it was found.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from app.evaluation.dataset import Real
+from app.evaluation.truth import MdpWorld, draw_mdp
+from app.learning import RewardBelief, fit
+from app.policy import backward_induction, occupancy, robust_policy
+
+LADDER = (1, 2, 5, 10, 20, 40)
+"""Comparisons that every user has made."""
+
+LEVELS = (
+    ("credible", 0.6),
+    ("credible", 0.7),
+    ("credible", 0.8),
+    ("credible", 0.9),
+    ("credible", 0.95),
+    ("ellipsoid", 0.8),
+    ("ellipsoid", 0.95),
+)
+
+PLAN_TOLERANCE = 1e-2
+"""Relative gap at which a policy is good enough to be compared: far below the spread of regrets over users."""
+
+PLAN_ITERATIONS = 100
+"""A policy's certificate holds however far it is from optimal."""
+
+WORST_SHARE = 0.1
+"""Of the users: those whom the worst tenth is about."""
+
+NOTHING = 1e-9
+"""Log-odds below which a difference of values is rounding."""
+
+PolicyProgress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyResult:
+    """One way to choose policies, over the judged users; values are log-odds over the horizon."""
+
+    mean_regret: float
+    """True value lost against the user's own optimal policy."""
+    worst_tenth_regret: float
+    """The mean regret of the tenth of the users who lose most."""
+    worse_than_reference: float
+    """Share of users whose policy is truly worse than the reference."""
+    nominal: float
+    """What the policies promise over the reference at the estimated rewards, on average."""
+    lower: float
+    """What they promise in the worst case of their set, on average."""
+    lower_bound_held: float
+    """Share of users whose true value over the reference was at least `lower`."""
+    beta: float
+    """Radius in standard errors, on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPoint:
+    users: int
+    comparisons: int
+    """Of each user."""
+    judged: int
+    """Users whose policies were planned, over all worlds."""
+    policies: dict[str, PolicyResult]
+    """By name: reference, greedy, and a set with its level, such as `credible 0.8`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStudy:
+    worlds: int
+    points: Sequence[PolicyPoint]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Valued:
+    """One user's policy of one kind."""
+
+    regret: float
+    improvement: float
+    """True value less the reference's."""
+    nominal: float
+    lower: float
+    beta: float
+
+
+def study_policies(
+    *,
+    users: int = 240,
+    rank: int = 2,
+    judged: int = 40,
+    worlds: int = 1,
+    ladder: Sequence[int] = LADDER,
+    levels: Sequence[tuple[str, float]] = LEVELS,
+    seed: int = 0,
+    progress: PolicyProgress | None = None,
+) -> PolicyStudy:
+    """Regret of the reference, greedy and robust policies against the number of comparisons.
+
+    Parameters
+    ----------
+    users
+        N of every world; all of them have made the same number of comparisons.
+    judged
+        Users of each world for whom policies are planned.
+    worlds
+        Independent truths, each learnt back along the whole ladder.
+    """
+    outcomes: dict[int, list[dict[str, _Valued]]] = {comparisons: [] for comparisons in ladder}
+    for number in range(worlds):
+        rng = np.random.default_rng([seed, number])
+        world = draw_mdp(rng, n_users=users, per_user=max(ladder), rank=rank)
+        for place, comparisons in enumerate(ladder):
+            if progress is not None:
+                share = (number + place / len(ladder)) / worlds
+                progress("planning", f"world {number + 1} of {worlds}, {comparisons} comparisons", share)
+            outcomes[comparisons] += _of_world(world.first(users, comparisons), rank, judged, levels, rng)
+    points = (_point(users, comparisons, found) for comparisons, found in outcomes.items())
+    return PolicyStudy(worlds=worlds, points=tuple(points))
+
+
+def radius(belief: RewardBelief, kind: str, level: float) -> float:
+    """The radius of a set at a level."""
+    return belief.credible_beta(level) if kind == "credible" else belief.beta(level)
+
+
+def _of_world(
+    world: MdpWorld, rank: int, judged: int, levels: Sequence[tuple[str, float]], rng: np.random.Generator
+) -> list[dict[str, _Valued]]:
+    model = fit(world.comparisons, rank=rank, rng=rng)
+    chosen = range(min(judged, len(world.truth.Theta)))
+    return [
+        _of_user(world, world.truth.Theta[user], model.reward_table(model.adapter(user)), levels) for user in chosen
+    ]
+
+
+def _of_user(
+    world: MdpWorld, truth: Real, belief: RewardBelief, levels: Sequence[tuple[str, float]]
+) -> dict[str, _Valued]:
+    mdp = world.mdp
+    mean = belief.mean.reshape(truth.shape)
+    reference = occupancy(mdp, world.reference).sum(axis=0)
+    best = float((occupancy(mdp, backward_induction(mdp, truth).policy).sum(axis=0) * truth).sum())
+    behind = best - float((reference * truth).sum())
+
+    def valued(measure: Real, lower: float, beta: float) -> _Valued:
+        change = measure.sum(axis=0) - reference
+        improvement = float((change * truth).sum())
+        return _Valued(behind - improvement, improvement, float((change * mean).sum()), lower, beta)
+
+    greedy = occupancy(mdp, backward_induction(mdp, mean).policy)
+    greedily = valued(greedy, 0.0, 0.0)
+    found = {
+        "reference": _Valued(behind, 0.0, 0.0, 0.0, 0.0),
+        "greedy": _Valued(greedily.regret, greedily.improvement, greedily.nominal, greedily.nominal, 0.0),
+    }
+    warm: Real | None = None
+    for kind, level in levels:
+        beta = radius(belief, kind, level)
+        robust = robust_policy(
+            mdp,
+            mean,
+            belief.factor,
+            beta=beta,
+            reference=world.reference,
+            tolerance=PLAN_TOLERANCE,
+            max_iterations=PLAN_ITERATIONS,
+            warm_start=warm,
+        )
+        warm = robust.worst_case
+        found[f"{kind} {level:g}"] = valued(robust.occupancy, robust.lower, beta)
+    return found
+
+
+def _point(users: int, comparisons: int, found: list[dict[str, _Valued]]) -> PolicyPoint:
+    return PolicyPoint(
+        users=users,
+        comparisons=comparisons,
+        judged=len(found),
+        policies={name: _result([one[name] for one in found]) for name in found[0]},
+    )
+
+
+def _result(valued: Sequence[_Valued]) -> PolicyResult:
+    regret = np.sort([one.regret for one in valued])
+    improvement = np.array([one.improvement for one in valued])
+    lower = np.array([one.lower for one in valued])
+    worst = max(1, round(WORST_SHARE * len(regret)))
+    return PolicyResult(
+        mean_regret=float(regret.mean()),
+        worst_tenth_regret=float(regret[-worst:].mean()),
+        worse_than_reference=float((improvement < -NOTHING).mean()),
+        nominal=float(np.mean([one.nominal for one in valued])),
+        lower=float(lower.mean()),
+        lower_bound_held=float((improvement >= lower - NOTHING).mean()),
+        beta=float(np.mean([one.beta for one in valued])),
+    )
