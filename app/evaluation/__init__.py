@@ -3,6 +3,7 @@
 from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_per_user
 from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, InvalidDatasetError, Part, choice_tasks, derive_split
 from app.evaluation.folders import read_dataset
+from app.evaluation.policies import PolicyStudy, study_policies
 from app.evaluation.report import MethodReport, Score, StudyReport, Versus
 from app.evaluation.simulation import Simulation, simulate
 from app.evaluation.study import ALL_METHODS, METHODS, PAPER_METHODS, evaluate_dataset
@@ -18,6 +19,7 @@ __all__ = [
     "MethodReport",
     "Part",
     "PerUserModel",
+    "PolicyStudy",
     "Score",
     "Simulation",
     "StudyReport",
@@ -29,4 +31,5 @@ __all__ = [
     "fit_per_user",
     "read_dataset",
     "simulate",
+    "study_policies",
 ]

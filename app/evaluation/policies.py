@@ -12,8 +12,8 @@ ellipsoid of rewards comes about:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,6 +40,9 @@ PLAN_TOLERANCE = 1e-2
 
 PLAN_ITERATIONS = 100
 """A policy's certificate holds however far it is from optimal."""
+
+HOUSE_SHARE = 0.8
+"""Of the time that a house does what is best for its average user; else it tries something."""
 
 WORST_SHARE = 0.1
 """Of the users: those whom the worst tenth is about."""
@@ -108,6 +111,7 @@ def study_policies(
     rank: int = 2,
     judged: int = 40,
     worlds: int = 1,
+    reference: Literal["uniform", "house"] = "house",
     ladder: Sequence[int] = LADDER,
     levels: Sequence[tuple[str, float]] = LEVELS,
     seed: int = 0,
@@ -123,11 +127,16 @@ def study_policies(
         Users of each world for whom policies are planned.
     worlds
         Independent truths, each learnt back along the whole ladder.
+    reference
+        What policies are measured against: any action at random, or what a house does that knows its users' mean reward
+        and nothing of any single one, four times out of five.
     """
     outcomes: dict[int, list[dict[str, _Valued]]] = {comparisons: [] for comparisons in ladder}
     for number in range(worlds):
         rng = np.random.default_rng([seed, number])
         world = draw_mdp(rng, n_users=users, per_user=max(ladder), rank=rank)
+        if reference == "house":
+            world = replace(world, reference=house_policy(world))
         for place, comparisons in enumerate(ladder):
             if progress is not None:
                 share = (number + place / len(ladder)) / worlds
@@ -135,6 +144,14 @@ def study_policies(
             outcomes[comparisons] += _of_world(world.first(users, comparisons), rank, judged, levels, rng)
     points = (_point(users, comparisons, found) for comparisons, found in outcomes.items())
     return PolicyStudy(worlds=worlds, points=tuple(points))
+
+
+def house_policy(world: MdpWorld) -> Real:
+    """(H, S, A): the best for everybody's mean reward with probability `HOUSE_SHARE`, else any action."""
+    uniform = world.mdp.uniform_policy()
+    best = backward_induction(world.mdp, world.truth.Theta.mean(axis=0)).policy
+    taken = np.arange(uniform.shape[2]) == best[:, :, None]
+    return np.asarray(HOUSE_SHARE * taken + (1 - HOUSE_SHARE) * uniform)
 
 
 def radius(belief: RewardBelief, kind: str, level: float) -> float:
