@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from app.learning import kernels
 from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid, writable
 from app.learning.design import Design, padded
+from app.learning.lanes import LANES
 from app.learning.parameters import Shared
 
 ADAPTER_TOLERANCE = 1e-6
@@ -153,18 +154,19 @@ def posterior(
         likelihood=np.zeros(N),
         log_volume=np.full(N, np.nan),
     )
-    precision = inverse(shared.T)
-    kappa = design.weight * (design.label - 0.5)
+    T, precision = writable(shared.T), inverse(shared.T)
+    places = _packed_places(shared.k, shared.d2)
+    kappa, used, order = design.weight * (design.label - 0.5), np.empty(design.n), design.by_size
 
     def work(first: int, last: int) -> None:
         kernels.e_step(
-            first, last, design.pointers, *design.terms, given.P, given.own, design.Y, given.C, given.mean,
-            given.variance, kappa, design.weight, writable(shared.T), precision, iterations, tolerance, out.tilt,
+            first, last, order, design.pointers, *design.terms, given.P, given.own, design.Y, given.C, places,
+            given.mean, given.variance, kappa, design.weight, T, precision, iterations, tolerance, out.tilt, used,
             out.means, out.covariances, out.score_mean, out.score_variance, out.likelihood, out.log_volume,
             out.iterations, out.converged,
         )  # fmt: skip
 
-    kernels.over_users(design.pointers, work)
+    kernels.over_lanes(order, design.pointers, work)
     return out
 
 
@@ -175,7 +177,9 @@ class Offsets:
     P: Real
     own: Real
     C: NDArray[np.float32]
-    """(M, k (k + 1) / 2) lower triangles of the covariances of the rows' own loadings; nothing without items."""
+    """(M, k (k + 1) / 2) lower triangles of the covariances of the rows' own loadings, with columns of zeros up to a
+    multiple of LANES; nothing without items.
+    """
     mean: Real
     """(n,) scores under Theta_0 and the items' biases."""
     variance: Real
@@ -189,9 +193,11 @@ def offsets(design: Design, shared: Shared) -> Offsets:
     if design.n_items:
         doubt = items.bias_variance[design.item]
         kernels.over(design.n, lambda i, j: kernels.row_sums(i, j, design.indptr, design.rows, doubt, variance))
-    C = np.zeros((0, shared.k * (shared.k + 1) // 2), np.float32)
+    lower = _lower(shared.k)
+    C = np.zeros((len(design.X) if design.n_items else 0, -(-len(lower) // LANES) * LANES), np.float32)
     if design.n_items:
-        C = items.covariance.reshape(len(items) + 1, -1)[design.item][:, _lower(shared.k)].astype(np.float32)
+        packed = items.covariance.reshape(len(items) + 1, -1)[:, lower].astype(np.float32)
+        C[:, : len(lower)] = packed[design.item]
     return Offsets(P, own, C, design.scores(shared.Theta_0, items.bias), variance)
 
 
@@ -199,6 +205,13 @@ def offsets(design: Design, shared: Shared) -> Offsets:
 def _lower(k: int) -> Int:
     """Where a flat (k, k) matrix has its lower triangle."""
     return np.asarray(np.ravel_multi_index(np.tril_indices(k), (k, k)))
+
+
+@cache
+def _packed_places(k: int, d2: int) -> Int:
+    """Where the lower triangle of the constant column's (k, k) stands in the one of vec(W)'s (p, p)."""
+    a, b = np.tril_indices(k)
+    return np.asarray(a * d2 * (a * d2 + 1) // 2 + b * d2, dtype=np.int64)
 
 
 def predictive_moments(design: Design, shared: Shared, means: Real, covariances: Real) -> tuple[Real, Real]:

@@ -20,10 +20,10 @@ from app.learning.parameters import Shared
 
 MAX_UNKNOWNS = 1200
 """Above this many shared unknowns the blocks of Theta_0 and B are taken as independent."""
-MAX_WORK = 2e10
+MAX_WORK = 4e9
 """Multiplications spent on the information matrix; beyond, evenly spaced users stand for all."""
 CALIBRATION_LEVEL = 0.95
-DENSE_ENTRIES = 8_000_000
+DENSE_ENTRIES = 4_000_000
 """Numbers in the few designs that are formed at a time."""
 CALIBRATION_TARGETS = 4000
 """Simulated rewards that one refit is checked on."""
@@ -53,34 +53,44 @@ def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Rea
 
 
 def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real) -> Real:
-    """(q, q), q = d1 d2 + x k: of vec(Theta_0) and of vec(C), dB = across C with across (d1, x)."""
-    d1, d2, k, beside = design.d1, design.d2, shared.k, across.shape[1]
-    q = d1 * d2 + beside * k
-    total, counted = np.zeros((q, q)), 0.0
-    stride = max(1, int(np.ceil(design.n * q**2 / MAX_WORK)))
-    for users, index in _blocks(design, stride, q):
+    """(q, q), q = d1 d2 + x k: of vec(Theta_0) and of vec(C), dB = across C with across (d1, x).
+
+    J_j = vec(DPhi_j) (I (x) A_i) with A_i = [I, W_i^T], so that a user's share is (I (x) A_i)^T S_i (I (x) A_i) with
+    S_i (d1 d2, d1 d2) of the designs alone: that is summed over users, the small A_i outside.
+    """
+    d1, d2, k = design.d1, design.d2, shared.k
+    total, counted = np.zeros((d1 * d1, (d2 + k) ** 2)), 0.0
+    work = (d1 * (d2 + k)) ** 2 * design.n_users + design.n * (d1 * d2) ** 2
+    for users, index in _blocks(design, max(1, round(work / MAX_WORK))):
         real_rows = index < design.n
-        D = design.dense(np.where(real_rows, index, 0).ravel()).reshape(*index.shape, d1, d2)
+        rows = np.where(real_rows, index, 0).ravel()
+        D = design.dense(rows).reshape(*index.shape, d1 * d2)
         weight = np.where(real_rows, w[np.minimum(index, design.n - 1)], 0.0)
-        moved = np.einsum("umab,ax,ucb->umxc", D, across, adapters.means[users], optimize=True)
-        J = np.concatenate([D.reshape(*index.shape, d1 * d2), moved.reshape(*index.shape, beside * k)], axis=2)
-        Z = design.project(shared.B, shared.items.loadings, np.where(real_rows, index, 0).ravel())
-        Z = Z.reshape(*index.shape, k * d2)
-        weighted = weight[..., None] * J
-        flat = J.reshape(-1, q)
+        Z = design.project(shared.B, shared.items.loadings, rows).reshape(*index.shape, k * d2)
+        weighted = weight[..., None] * D
         cross = np.swapaxes(Z, 1, 2) @ weighted
-        explained = (adapters.covariances[users] @ cross).reshape(-1, q)
-        total += flat.T @ weighted.reshape(-1, q) - cross.reshape(-1, q).T @ explained
+        S = np.swapaxes(D, 1, 2) @ weighted - np.swapaxes(cross, 1, 2) @ (adapters.covariances[users] @ cross)
+        S = S.reshape(-1, d1, d2, d1, d2).transpose(1, 3, 0, 2, 4).reshape(d1 * d1, -1)
+        A = np.concatenate([np.broadcast_to(np.eye(d2), (len(users), d2, d2)), adapters.means[users].swapaxes(1, 2)], 2)
+        total += S @ np.einsum("ube,ucf->ubcef", A, A).reshape(-1, (d2 + k) ** 2)
         counted += float(weight.sum())
-    prior = np.concatenate([np.tile(shared.ridge, d1), np.full(beside * k, float(d1))])
-    return symmetric(total * (float(w.sum()) / max(counted, 1e-300))) + np.diag(prior)
+    total *= float(w.sum()) / max(counted, 1e-300)
+    q, beside = d1 * d2, across.shape[1] * k
+    turn = np.zeros((d1, d2 + k, q + beside))
+    turn[:, :d2, :q] = np.eye(q).reshape(d1, d2, q)
+    turn[:, d2:, q:] = np.einsum("ax,cd->acxd", across, np.eye(k)).reshape(d1, k, beside)
+    turn = turn.reshape(d1 * (d2 + k), q + beside)
+    full = total.reshape(d1, d1, d2 + k, d2 + k).transpose(0, 2, 1, 3).reshape(len(turn), len(turn))
+    prior = np.concatenate([np.tile(shared.ridge, d1), np.full(beside, float(d1))])
+    return symmetric(turn.T @ full @ turn) + np.diag(prior)
 
 
-def _blocks(design: Design, stride: int, q: int) -> Iterator[tuple[Int, Int]]:
-    """Users and their padded rows, few enough at a time that dense designs stay small."""
+def _blocks(design: Design, stride: int) -> Iterator[tuple[Int, Int]]:
+    """Users and their padded rows, few enough at a time that dense designs and their squares stay small."""
+    q = design.d1 * design.d2
     for bucket in design.buckets:
         users, index = bucket.users[::stride], bucket.index[::stride]
-        step = max(1, DENSE_ENTRIES // (index.shape[1] * q))
+        step = max(1, DENSE_ENTRIES // (q * max(index.shape[1], q)))
         for begin in range(0, len(users), step):
             yield users[begin : begin + step], index[begin : begin + step]
 

@@ -85,6 +85,11 @@ class Design:
         return np.diff(self.pointers)
 
     @cached_property
+    def by_size(self) -> Int:
+        """(N,) the users, those with few comparisons first."""
+        return np.argsort(self.counts(), kind="stable")
+
+    @cached_property
     def blocks(self) -> Sequence[Sparse]:
         """d2 sparse (n, M) matrices."""
         comparison = np.repeat(np.arange(self.n), np.diff(self.indptr))

@@ -22,6 +22,8 @@ from numba import njit
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from app.learning.lanes import LANES, add_product, add_scaled, add_singles
+
 Result = TypeVar("Result")
 
 CHUNKS = 4
@@ -30,6 +32,8 @@ FAST = {"reassoc", "nsz", "contract"}
 """Sums may be taken in any order, so that they use vector instructions; not-a-number stays what it is."""
 ROWS = 256
 """Comparisons of a user that are worked on together."""
+BLOCK_NUMBERS = 32_768
+"""Numbers of the designs' squares that stay at hand: they fit a core's own cache."""
 SMALL = 20_000
 """Terms below which threads cost more than they save."""
 OVERRELAXATION = 1.4
@@ -41,6 +45,18 @@ def over_users(pointers: NDArray[np.int64], work: Callable[[int, int], Result]) 
     n_users, n = len(pointers) - 1, int(pointers[-1])
     inner = np.searchsorted(pointers, np.arange(1, CHUNKS) * n // CHUNKS).tolist() if n >= SMALL else []
     return _concurrently([0, *inner, n_users], work)
+
+
+def over_lanes(
+    order: NDArray[np.int64], pointers: NDArray[np.int64], work: Callable[[int, int], Result]
+) -> list[Result]:
+    """The same over parts of the users `order`, whole vectors of them, with about equally many comparisons."""
+    n = int(pointers[-1])
+    if n < SMALL:
+        return [work(0, len(order))]
+    done = np.cumsum(pointers[order + 1] - pointers[order])
+    inner = np.searchsorted(done, np.arange(1, CHUNKS) * n // CHUNKS) // LANES * LANES
+    return _concurrently([0, *inner.tolist(), len(order)], work)
 
 
 def _concurrently(edges: list[int], work: Callable[[int, int], Result]) -> list[Result]:
@@ -73,15 +89,6 @@ def _libraries() -> ThreadpoolController:
 def over(n: int, work: Callable[[int, int], Result]) -> list[Result]:
     """`work(first, last)` for parts of n comparisons."""
     return _concurrently([0, *(n * part // CHUNKS for part in range(1, CHUNKS)), n] if n >= SMALL else [0, n], work)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def bound_weight(c):
-    """The bound's weight, tanh(c/2) / (2c), by its series where the quotient would lose digits."""
-    if c < 1e-3:
-        return 0.25 - c * c / 48.0
-    e = np.exp(-c)
-    return (1.0 - e) / ((1.0 + e) * 2.0 * c)
 
 
 @njit(nogil=True, cache=True)
@@ -126,38 +133,6 @@ def dense(index, indptr, rows, cols, signs, X, Y, out):
                         out[i, a, b] += v * X[rows[t], a]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def inverse_and_log_determinant(A, V):
-    """V = A^-1 of a symmetric positive definite A, of which the lower triangle is read and overwritten; log |V|."""
-    p = A.shape[0]
-    log = 0.0
-    for a in range(p):
-        for b in range(a + 1):
-            total = A[a, b]
-            for c in range(b):
-                total -= A[a, c] * A[b, c]
-            if a == b:
-                A[a, a] = np.sqrt(total)
-                log -= 2.0 * np.log(A[a, a])
-            else:
-                A[a, b] = total / A[b, b]
-    for a in range(p):  # the inverse of the factor, in place
-        A[a, a] = 1.0 / A[a, a]
-        for b in range(a):
-            total = 0.0
-            for c in range(b, a):
-                total += A[a, c] * A[c, b]
-            A[a, b] = -total * A[a, a]
-    for a in range(p):
-        for b in range(a + 1):
-            total = 0.0
-            for c in range(a, p):
-                total += A[c, a] * A[c, b]
-            V[a, b] = total
-            V[b, a] = total
-    return log
-
-
 @njit(nogil=True, cache=True)
 def constant_moment(m, V, k, d2, second):
     """Write E[W_0 W_0^T], packed, to `second` (k (k + 1) / 2,); W_0 is the adapter's constant column."""
@@ -170,103 +145,290 @@ def constant_moment(m, V, k, d2, second):
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
+def exponentials(n, c, power, scale, e):
+    """Write exp(-c), c >= 0, to e; `power` are the bits of `scale`. A polynomial, so that it is a vector's work."""
+    for i in range(n):
+        t = -min(c[i], 700.0) * 1.4426950408889634
+        whole = np.floor(t + 0.5)
+        f = (t - whole) * 0.6931471805599453
+        power[i] = (np.int64(whole) + 1023) << 52
+        s = 1.6059043836821613e-10 * f + 2.08767569878681e-09
+        s = s * f + 2.505210838544172e-08
+        s = s * f + 2.755731922398589e-07
+        s = s * f + 2.7557319223985893e-06
+        s = s * f + 2.48015873015873e-05
+        s = s * f + 1.984126984126984e-04
+        s = s * f + 1.388888888888889e-03
+        s = s * f + 8.333333333333333e-03
+        s = s * f + 4.1666666666666664e-02
+        s = s * f + 1.6666666666666666e-01
+        s = s * f + 0.5
+        e[i] = (s * f + 1.0) * f + 1.0
+    for i in range(n):
+        e[i] *= scale[i]
+
+
+@njit(nogil=True, cache=True, inline="always")
+def ravelled(array):
+    return array.reshape(array.size)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def roots(n, o, vo, w, e, c):
+    """Write sqrt(E[eta^2]) to c, from z.m in w, which becomes E[eta], and <R, S> in e."""
+    for i in range(n):
+        mean = o[i] + w[i]
+        c[i] = np.sqrt(max(vo[i] + o[i] * (mean + w[i]) + e[i], 0.0))
+        w[i] = mean
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def relax(n, c, free, before):
+    """Moves the c_j in use OVERRELAXATION times as far as to c, where `free`."""
+    for i in range(n):
+        before[i] = max(before[i] + free[i] * OVERRELAXATION * (c[i] - before[i]), 0.5 * c[i])
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def bend(n, c, e, o, weight, kappa, w, pull):
+    """The bound's weights, w = a tanh(c/2) / (2c) with e = exp(-c), and what pulls the adapter, kappa - w o."""
+    for i in range(n):
+        exact = (1.0 - e[i]) / ((1.0 + e[i]) * 2.0 * max(c[i], 1e-3))
+        w[i] = weight[i] * (exact if c[i] >= 1e-3 else 0.25 - c[i] * c[i] / 48.0)
+        pull[i] = kappa[i] - w[i] * o[i]
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def load(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, places, z, doubt, Z, S):
+    """Z[i] and S[i] = z z^T + C_chosen + C_rejected (packed) of each lane's comparisons start <= i < start + size.
+
+    The entries of C stand at `places` of S.
+    """
+    p, q, wide = z.shape[1], S.shape[1], C.shape[1]
+    zs, ss = Z.reshape(Z.size), S.reshape(S.size)
+    if len(users) < LANES or len(C) == 0 or len(places) < q:
+        ss[: size * q * LANES] = 0.0
+    for lane in range(LANES):
+        begin, count = 0, 0
+        if lane < len(users):
+            begin = pointers[users[lane]] + start
+            count = min(size, pointers[users[lane] + 1] - begin)
+        if count > 0:
+            project(begin, begin + count, indptr, rows, cols, signs, P, own, Y, z)
+        for i in range(count):
+            for a in range(p):
+                zs[(i * p + a) * LANES + lane] = z[i, a]
+        for i in range(max(count, 0), size):
+            for a in range(p):
+                zs[(i * p + a) * LANES + lane] = 0.0
+            for b in range(q):
+                ss[(i * q + b) * LANES + lane] = 0.0
+    for i in range(size if len(C) > 0 else 0):
+        for lane in range(len(users)):
+            j = pointers[users[lane]] + start + i
+            if j >= pointers[users[lane] + 1]:
+                continue
+            doubt[:] = 0.0
+            for t in range(indptr[j], indptr[j + 1]):
+                add_singles(doubt, C, rows[t] * wide, wide)
+            at = i * q * LANES + lane
+            for b in range(len(places)):
+                ss[at + places[b] * LANES] = doubt[b]
+    for i in range(size):  # apart from the loops above: numbers just stored one by one are slow to read as a vector
+        at = 0
+        for a in range(p):
+            add_scaled(S, i * q + at, Z, i * p, Z, i * p + a, a + 1)
+            at += a + 1
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def solve(A, right, R, G, y, m):
+    """R = A^-1 (packed, A is overwritten by its factor and G by the factor's inverse), m = R right; log |R| to y[0]."""
+    p = len(m)
+    y[:] = 0.0
+    for a in range(p):
+        row = a * (a + 1) // 2
+        for b in range(a + 1):
+            other = b * (b + 1) // 2
+            y[1] = 0.0
+            add_product(y, 1, A, row, A, other, b)
+            if a == b:
+                for lane in range(LANES):
+                    root = np.sqrt(A[row + a, lane] - y[1, lane])
+                    A[row + a, lane] = 1.0 / root
+            else:
+                for lane in range(LANES):
+                    A[row + b, lane] = (A[row + b, lane] - y[1, lane]) * A[other + b, lane]
+        for lane in range(LANES):
+            y[0, lane] += 2.0 * np.log(A[row + a, lane])
+    R[:] = 0.0
+    m[:] = 0.0
+    for a in range(p):  # row a of the factor's inverse, and what it adds to the inverse itself and to m
+        row = a * (a + 1) // 2
+        G[row : row + a + 1] = 0.0
+        for c in range(a):
+            add_scaled(G, row, G, c * (c + 1) // 2, A, row + c, c + 1)
+        for b in range(a):
+            for lane in range(LANES):
+                G[row + b, lane] *= -A[row + a, lane]
+        G[row + a] = A[row + a]
+        y[1] = 0.0
+        add_product(y, 1, G, row, right, 0, a + 1)
+        add_scaled(m, 0, G, row, y, 1, a + 1)
+        for b in range(a + 1):
+            add_scaled(R, b * (b + 1) // 2, G, row, G, row + b, b + 1)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
 def e_step(
-    first, last, pointers, indptr, rows, cols, signs, P, own, Y, C, offset, offset_variance, kappa, weight,
-    T, precision, iterations, tolerance, tilt, means, covariances, score_mean, score_variance, likelihood, log_volume,
-    steps, done,
+    first, last, order, pointers, indptr, rows, cols, signs, P, own, Y, C, places, offset, offset_variance, kappa,
+    weight, T, precision, iterations, tolerance, tilt, used, means, covariances, score_mean, score_variance, likelihood,
+    log_volume, steps, done,
 ):  # fmt: skip
     """The posterior of every user's adapter, `iterations` times or until no mean moves by more than `tolerance`.
 
-    C (M, k (k + 1) / 2) are the covariances of the rows' own loadings, lower triangles. Between tightenings the c_j
-    move OVERRELAXATION times as far as they would: what contracted by a half contracts by a third.
+    Of the users order[first:last], LANES at a time, which have about equally many comparisons. C (M, k (k + 1) / 2) are
+    the covariances of the rows' own loadings, lower triangles. Between tightenings the c_j move OVERRELAXATION times as
+    far as they would: what contracted by a half contracts by a third; a user who has settled moves no more. With
+    R = V + m m^T, a score's second moment is o^2 + 2 o z.m + <R, z z^T + C_chosen + C_rejected>.
     """
-    p, k, d2, q = T.shape[0], P.shape[1], Y.shape[1], C.shape[1]
-    uncertain = len(C) > 0
+    p, q = T.shape[0], T.shape[0] * (T.shape[0] + 1) // 2
     most = 0
-    for u in range(first, last):
-        most = max(most, pointers[u + 1] - pointers[u])
-    Zs, Ws, pulls, used = np.empty((most, p)), np.empty((most, p)), np.empty(most), np.empty(most)
-    doubts = np.empty((most if uncertain else 0, q))
-    A, V, second, added = np.empty((p, p)), np.empty((p, p)), np.empty(q), np.empty(q)
-    m, right, log = np.zeros(p), np.empty(p), 0.0
-    for u in range(first, last):
-        begin, count = pointers[u], pointers[u + 1] - pointers[u]
-        if count == 0:
-            means[u] = 0.0
-            covariances[u] = T
-            log_volume[u] = np.nan
-            done[u] = True
-            continue
-        Z, W, pull = Zs[:count], Ws[:count], pulls[:count]
-        project(begin, begin + count, indptr, rows, cols, signs, P, own, Y, Z)
-        if uncertain:
-            for i in range(count):
-                doubts[i] = 0.0
-                for t in range(indptr[begin + i], indptr[begin + i + 1]):
-                    row = rows[t]
-                    for b in range(q):
-                        doubts[i, b] += C[row, b]
+    for g in range(first, last):
+        most = max(most, pointers[order[g] + 1] - pointers[order[g]])
+    block = min(most, max(1, BLOCK_NUMBERS // (LANES * max(q, 1))))
+    Z, S = np.empty((block, p, LANES)), np.empty((block, q, LANES))
+    room = np.zeros((10, block, LANES))
+    c, before, o, vo, kappas, weights = room[0], room[1], room[2], room[3], room[4], room[5]
+    pull, w, e, free = room[6], room[7], room[8], room[9]
+    power = np.empty(block * LANES, np.int64)
+    scale = power.view(np.float64)
+    prior, A, G, R, V = (
+        np.empty((q, LANES)),
+        np.empty((q, LANES)),
+        np.empty((q, LANES)),
+        np.empty((q, LANES)),
+        np.empty((q, LANES)),
+    )
+    right, m, new, y = np.empty((p, LANES)), np.empty((p, LANES)), np.empty((p, LANES)), np.zeros((2, LANES))
+    z, doubt = np.empty((block, p)), np.empty(C.shape[1])
+    counts, settled, change = np.empty(LANES, np.int64), np.empty(LANES, np.bool_), np.empty(LANES)
+    at = 0
+    for a in range(p):
+        for b in range(a + 1):
+            prior[at] = precision[a, b]
+            at += 1
+    for g in range(first, last, LANES):
+        users = order[g : min(g + LANES, last)]
+        counts[:] = 0
+        settled[:] = True
+        longest = 0
+        for lane in range(len(users)):
+            counts[lane] = pointers[users[lane] + 1] - pointers[users[lane]]
+            settled[lane] = counts[lane] == 0
+            longest = max(longest, counts[lane])
+            means[users[lane]] = 0.0
+            likelihood[users[lane]] = 0.0
+            steps[users[lane]] = 0
+            if counts[lane] == 0:
+                covariances[users[lane]] = T
+                log_volume[users[lane]] = np.nan
         m[:] = 0.0
-        taken, settled = 0, False
-        while taken < iterations and not settled:
-            added[:] = 0.0
-            for i in range(count):
-                j = begin + i
-                step = tilt[j] - used[i]
-                used[i] = tilt[j] if taken == 0 else max(used[i] + OVERRELAXATION * step, 0.5 * tilt[j])
-                w = weight[j] * bound_weight(used[i])
-                pull[i] = kappa[j] - w * offset[j]
-                for a in range(p):
-                    W[i, a] = w * Z[i, a]
-                if uncertain:
-                    for b in range(q):
-                        added[b] += w * doubts[i, b]
-            if p > 0:
-                np.dot(W.T, Z, A)
-                np.dot(pull, Z, right)
+        taken, fresh = 0, True
+        while longest > 0:
+            ending = taken == iterations or settled.all()
+            A[:] = prior
+            right[:] = 0.0
+            for start in range(0, longest, block):
+                size = min(block, longest - start)
+                if fresh or longest > block:
+                    load(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, places, z, doubt, Z, S)
+                    room[:] = 0.0
+                    for lane in range(len(users)):
+                        for i in range(min(size, counts[lane] - start)):
+                            j = pointers[users[lane]] + start + i
+                            o[i, lane], vo[i, lane], kappas[i, lane] = offset[j], offset_variance[j], kappa[j]
+                            c[i, lane], before[i, lane], weights[i, lane] = tilt[j], used[j], weight[j]
+                            free[i, lane] = 0.0 if settled[lane] else 1.0
+                flat = size * LANES
+                if taken > 0:
+                    w[:size] = 0.0
+                    e[:size] = 0.0
+                    for i in range(size):
+                        add_product(w, i, Z, i * p, m, 0, p)
+                        add_product(e, i, S, i * q, R, 0, q)
+                    roots(flat, ravelled(o), ravelled(vo), ravelled(w), ravelled(e), ravelled(c))
+                if ending:
+                    exponentials(flat, ravelled(c), power, scale, ravelled(e))
+                if ending or longest > block:
+                    for lane in range(len(users)):
+                        total = 0.0
+                        for i in range(min(size, counts[lane] - start)):
+                            j = pointers[users[lane]] + start + i
+                            tilt[j] = c[i, lane]
+                            score_mean[j] = w[i, lane]
+                            score_variance[j] = max(c[i, lane] * c[i, lane] - w[i, lane] * w[i, lane], 0.0)
+                            total += kappa[j] * w[i, lane] - weight[j] * (0.5 * c[i, lane] + np.log1p(e[i, lane]))
+                        if ending:
+                            likelihood[users[lane]] += total
+                if ending:
+                    continue
+                if taken == 0:
+                    before[:size] = c[:size]
+                else:
+                    relax(flat, ravelled(c), ravelled(free), ravelled(before))
+                exponentials(flat, ravelled(before), power, scale, ravelled(e))
+                bend(
+                    flat,
+                    ravelled(before),
+                    ravelled(e),
+                    ravelled(o),
+                    ravelled(weights),
+                    ravelled(kappas),
+                    ravelled(w),
+                    ravelled(pull),
+                )
+                if longest > block:
+                    for lane in range(len(users)):
+                        for i in range(min(size, counts[lane] - start)):
+                            used[pointers[users[lane]] + start + i] = before[i, lane]
+                for i in range(size):
+                    add_scaled(A, 0, S, i * q, w, i, q)
+                    add_scaled(right, 0, Z, i * p, pull, i, p)
+            if ending:
+                break
+            solve(A, right, V, G, y, new)
+            change[:] = 0.0
             for a in range(p):
+                for lane in range(LANES):
+                    change[lane] = max(change[lane], abs(new[a, lane] - m[a, lane]))
+            m[:] = new
+            R[:] = V
+            at = 0
+            for a in range(p):
+                add_scaled(R, at, m, 0, m, a, a + 1)
+                at += a + 1
+                R[at - 1 - a : at - 1] *= 2.0
+            taken, fresh = taken + 1, False
+            for lane in range(len(users)):
+                if not settled[lane]:
+                    steps[users[lane]] = taken
+                    settled[lane] = p == 0 or (change[lane] <= tolerance and taken > 1)
+                    if settled[lane]:
+                        free[:, lane] = 0.0
+        for lane in range(len(users)):
+            if counts[lane] == 0:
+                done[users[lane]] = True
+                continue
+            done[users[lane]] = settled[lane]
+            log_volume[users[lane]] = y[0, lane]
+            at = 0
+            for a in range(p):
+                means[users[lane], a] = m[a, lane]
                 for b in range(a + 1):
-                    A[a, b] += precision[a, b]
-            if uncertain:
-                i = 0
-                for a in range(k):
-                    for b in range(a + 1):
-                        A[a * d2, b * d2] += added[i]
-                        i += 1
-            log = inverse_and_log_determinant(A, V)
-            change = 0.0
-            for a in range(p):
-                new = 0.0
-                for b in range(p):
-                    new += V[a, b] * right[b]
-                change = max(change, abs(new - m[a]))
-                m[a] = new
-            constant_moment(m, V, k, d2, second)
-            if p > 0:
-                np.dot(Z, V, W)
-            for i in range(count):
-                j = begin + i
-                mean, variance = offset[j], offset_variance[j]
-                for a in range(p):
-                    mean += Z[i, a] * m[a]
-                    variance += Z[i, a] * W[i, a]
-                if uncertain:
-                    for b in range(q):
-                        variance += doubts[i, b] * second[b]
-                score_mean[j], score_variance[j] = mean, variance
-                tilt[j] = np.sqrt(mean * mean + variance)
-            taken += 1
-            settled = p == 0 or (change <= tolerance and taken > 1)
-        total = 0.0
-        for j in range(begin, begin + count):
-            c = tilt[j]
-            total += kappa[j] * score_mean[j] - weight[j] * (0.5 * c + np.log1p(np.exp(-c)))
-        likelihood[u] = total
-        means[u] = m
-        covariances[u] = V
-        log_volume[u] = log
-        steps[u] = taken
-        done[u] = settled
+                    covariances[users[lane], a, b] = V[at, lane]
+                    covariances[users[lane], b, a] = V[at, lane]
+                    at += 1
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -276,7 +438,7 @@ def predictive_moments(
 ):  # fmt: skip
     """Mean and variance of every comparison's score under the users' posteriors."""
     p, k, d2, q = means.shape[1], P.shape[1], Y.shape[1], C.shape[1]
-    Z, second = np.empty((1, p)), np.empty(q)
+    Z, second = np.empty((1, p)), np.zeros(q)
     for u in range(first, last):
         if len(C) > 0:
             constant_moment(means[u], covariances[u], k, d2, second)
