@@ -19,10 +19,11 @@ class Dynamics:
     """(H, S, A)"""
     initial: Real
     """(S,)"""
-    indptr: Int
-    indices: Actions
+    indptr: NDArray[np.uint64]
+    indices: NDArray[np.uint32]
     data: Real
-    """The kernels of all steps as one CSR matrix, one below the other."""
+    """The kernels of all steps as one CSR matrix, one below the other. Without signs: compiled loops would ask of every
+    index whether it counts from the end, which makes them half as fast."""
     per_step: int
     """Rows from one step's kernel to the next step's; 0 where all share one."""
     allowed: NDArray[np.uint8]
@@ -35,20 +36,16 @@ class Dynamics:
             shape=(mdp.horizon, mdp.n_states, mdp.n_actions),
             initial=np.ascontiguousarray(mdp.initial, dtype=np.float64),
             indptr=np.concatenate(
-                [
-                    [0],
-                    *(kernel.indptr[1:] + start for kernel, start in zip(mdp.kernels, starts[:-1], strict=True)),
-                ],
-                dtype=np.int64,
-            ),
-            indices=_joined([kernel.indices for kernel in mdp.kernels], np.int32),
+                [[0], *(kernel.indptr[1:] + start for kernel, start in zip(mdp.kernels, starts[:-1], strict=True))]
+            ).astype(np.uint64),
+            indices=_joined([kernel.indices for kernel in mdp.kernels], np.uint32),
             data=_joined([kernel.data for kernel in mdp.kernels], np.float64),
             per_step=mdp.n_states * mdp.n_actions if len(mdp.kernels) > 1 else 0,
             allowed=np.empty(0, np.uint8) if mdp.available is None else mdp.available.ravel().astype(np.uint8),
         )
 
     @property
-    def transitions(self) -> tuple[Int, Actions, Real, int]:
+    def transitions(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32], Real, int]:
         return self.indptr, self.indices, self.data, self.per_step
 
     def induce(self, rewards: Real) -> Actions:

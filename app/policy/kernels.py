@@ -96,7 +96,7 @@ def spread(indptr, indices, data, per_step, initial, policy, present, visits):
 def soften(indptr, indices, data, per_step, allowed, rewards, tau, policy):
     """The policy (H, S, A) that is best when its entropy is worth tau; returns nothing else."""
     H, S, A = policy.shape
-    stepwise, free = rewards.shape[0] > 1, len(allowed) == 0
+    stepwise, free, cold = rewards.shape[0] > 1, len(allowed) == 0, 1.0 / tau
     ahead, here = np.zeros(S), np.zeros(S)
     for h in range(H - 1, -1, -1):
         gain, base, last = rewards[h if stepwise else 0], h * per_step, h + 1 == H
@@ -121,14 +121,15 @@ def soften(indptr, indices, data, per_step, allowed, rewards, tau, policy):
                 continue
             total = 0.0
             for a in range(A):
-                exponent = (odds[a] - best) / tau
+                exponent = (odds[a] - best) * cold
                 odds[a] = np.exp(exponent) if exponent > NEVER else 0.0
                 total += odds[a]
             if total == 1.0:
                 here[s] = best
             else:
+                share = 1.0 / total
                 for a in range(A):
-                    odds[a] /= total
+                    odds[a] *= share
                 here[s] = best + tau * np.log(total)
         ahead, here = here, ahead
 

@@ -69,18 +69,23 @@ def central_point(values, gradients, start, accuracy):
     mu = max(final, (scores.max() - scores.min()) / m)
     t = scores.max() + mu
     while True:
-        t = _centre(values, gradients, u, t, mu)
+        t, weights = _centre(values, gradients, u, t, mu)
         if mu <= final:
             break
         mu = max(final, mu * PATH_FACTOR)
-    weights = mu / (t - values - gradients @ u)
     return u, weights / weights.sum()
 
 
 @njit(nogil=True, cache=True)
 def _centre(values, gradients, u, t, mu):
-    """Newton's method for one mu; u is moved in place, t returned."""
+    """Newton's method for one mu; u is moved in place, t and the multipliers returned.
+
+    The multipliers are those of the point that the step not taken any more leads to, linearised: they satisfy the
+    equations sum_i lambda_i q_i = ... to rounding, which the point's own do only as far as it is centred. Where the
+    uncertainty is large and should cancel, all depends on it.
+    """
     m, q = gradients.shape
+    weights = np.ones(m)
     gradient, hessian, inverse = np.empty(q + 1), np.empty((q + 1, q + 1)), np.empty(m)
     weighted = np.empty((m, q))
     for _ in range(NEWTON_STEPS):
@@ -104,10 +109,14 @@ def _centre(values, gradients, u, t, mu):
             hessian[j, j] += 2.0 / room
         step = newton_direction(hessian, gradient)
         decrement = -(gradient @ step)
-        if not np.isfinite(decrement) or decrement <= CENTRED:
+        if not np.isfinite(decrement):
+            break
+        moved = gradients @ step[:q]
+        for i in range(m):
+            weights[i] = inverse[i] * max(1.0 - (step[q] - moved[i]) * inverse[i], 0.0)
+        if decrement <= CENTRED:
             break
         present = t / mu - np.log(room) - np.log(slack).sum()
-        moved = gradients @ step[:q]
         length, found = 1.0, False
         while length > 1e-12 and not found:
             ahead = u + length * step[:q]
@@ -129,4 +138,4 @@ def _centre(values, gradients, u, t, mu):
                 length *= 0.5
         if not found:
             break
-    return t
+    return t, weights

@@ -9,6 +9,7 @@ Only the span of the atoms' q_i matters. Where it has fewer dimensions than u, t
 it, which the Gram matrix of the q_i gives: nothing of the size q x q is formed.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,12 @@ import numpy as np
 from app.policy.master import central_point
 from app.policy.mdp import Real
 from app.policy.search import ROUNDING, Atom, Reason, Search
+
+FEW = 6
+"""Planes before it shows whether they suffice; and planes more that are worth a try then."""
+
+RECENT = 3
+"""Planes whose progress tells what to expect."""
 
 CENTRAL_SHARE = 0.1
 """The master is solved to this share of the present gap: exact enough to make progress, central enough to be stable."""
@@ -36,21 +43,34 @@ DEPENDENT = 1e-12
 """Share of the largest eigenvalue of the Gram matrix below which a direction is rounding."""
 
 
-def cutting_planes(search: Search, start: Real, *, atoms: int | None = None) -> tuple[Reason | None, Real]:
-    """Add planes from `start`, and say where that got and why the search stops.
+def first_planes(search: Search, start: Real) -> tuple[Reason | None, Real]:
+    """Add a few planes from `start`, and a few more while they are about to finish; as `cutting_planes`."""
+    u, master, gaps = start, _Master(search), [search.gap]
+    while (reason := search.stopped()) is None and (len(gaps) <= FEW or _nearly_there(search, gaps)):
+        search.cut(u)
+        u = master.next_point(u)
+        gaps.append(search.gap)
+    return reason, u
 
-    There is no reason to stop where `atoms` planes were added, or where many in a row moved neither bound.
-    """
+
+def _nearly_there(search: Search, gaps: list[float]) -> bool:
+    """Whether the gap, falling as it did of late, is closed within a few planes more."""
+    pace = math.log(gaps[-1 - RECENT] / gaps[-1]) / RECENT
+    return math.log(search.gap / (search.limits.tolerance * search.scale)) <= FEW * pace
+
+
+def cutting_planes(search: Search, start: Real) -> Reason | None:
+    """Add planes from `start`, and say why the search stops; no reason where many in a row moved neither bound."""
     u, added, moved, gap = start, 0, 0, search.gap
     patience = min(max(LEAST_PATIENCE, 2 * start.size), MOST_PATIENCE)
     master = _Master(search)
-    while (reason := search.stopped()) is None and added != atoms and added - moved < patience:
+    while (reason := search.stopped()) is None and added - moved < patience:
         search.cut(u)
         u = master.next_point(u)
         added += 1
         if search.gap < gap * (1 - MOVED):
             moved, gap = added, search.gap
-    return reason, u
+    return reason
 
 
 @dataclass(slots=True, eq=False)

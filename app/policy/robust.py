@@ -24,13 +24,10 @@ import numpy as np
 from app.policy.dynamics import Dynamics
 from app.policy.factors import EXPLICIT, Factor, FullSpace, MatrixFactor
 from app.policy.mdp import FiniteHorizonMDP, Int, Real
-from app.policy.planes import cutting_planes
+from app.policy.planes import cutting_planes, first_planes
 from app.policy.search import Limits, PlanProgress, Problem, Reason, Search, stochastic
 from app.policy.sets import LevelSet, UnitBall
 from app.policy.smoothing import smoothed_newton
-
-FIRST_PLANES = 6
-"""Cutting planes before Newton's method: small radii need no more."""
 
 NEGLIGIBLE = 1e-12
 """Probability below which an action is an artefact of arithmetic, and never taken."""
@@ -144,18 +141,18 @@ def robust_policy(
     search = Search(problem, Limits(tolerance, max_iterations, deadline, clock, progress))
     shown = within.radius if within is not None else radius
     if radius == 0.0 or not _uncertain(scaled):
-        return _nominal(search, shown, radius)
-    start = _start(search, warm_start, radius)
-    return _certified(search, shown, radius, _run(search, start))
+        return _nominal(search, problem, shown, radius)
+    start = _start(search, problem, warm_start, radius)
+    return _certified(search, problem, shown, radius, _run(search, problem, start))
 
 
-def _run(search: Search, start: Real) -> Reason:
-    planes = isinstance(search.problem.within, UnitBall)
-    reason, u = cutting_planes(search, start, atoms=FIRST_PLANES) if planes else (None, start)
+def _run(search: Search, problem: Problem, start: Real) -> Reason:
+    planes = isinstance(problem.within, UnitBall)
+    reason, u = first_planes(search, start) if planes else (None, start)
     if reason is None:
-        reason, u = smoothed_newton(search, u)
+        reason, u = smoothed_newton(search, problem, u)
     if reason is None and planes:
-        reason, _ = cutting_planes(search, u)
+        reason = cutting_planes(search, u)
     return reason or "precision"
 
 
@@ -208,9 +205,8 @@ def _uncertain(factor: Factor) -> bool:
     return not isinstance(factor, MatrixFactor) or bool(factor.table.any())
 
 
-def _start(search: Search, given: "Real | RobustPolicy | None", radius: float) -> Real:
+def _start(search: Search, problem: Problem, given: "Real | RobustPolicy | None", radius: float) -> Real:
     """A point strictly inside, whatever was given; an earlier policy becomes a candidate."""
-    problem = search.problem
     if isinstance(given, RobustPolicy):
         if given.policy.shape == problem.dynamics.shape and _possible(problem, given.policy):
             search.atoms.append(problem.given(given.policy))
@@ -231,22 +227,21 @@ def _possible(problem: Problem, policy: Real) -> bool:
     return not policy[:, allowed == 0].any() and bool((acting == (allowed.any(axis=1))).all())
 
 
-def _nominal(search: Search, shown: float, radius: float) -> RobustPolicy:
+def _nominal(search: Search, problem: Problem, shown: float, radius: float) -> RobustPolicy:
     """Without uncertainty the best response is the answer, exactly."""
-    problem, value = search.problem, search.stake
+    value = search.stake
     policy = stochastic(problem.best_response(search.worst_case), problem.dynamics.shape[2])
-    return _answer(search, (shown, radius), policy, (value, value), "tolerance")
+    return _answer(search, problem, (shown, radius), policy, (value, value), "tolerance")
 
 
-def _certified(search: Search, shown: float, radius: float, reason: Reason) -> RobustPolicy:
+def _certified(search: Search, problem: Problem, shown: float, radius: float, reason: Reason) -> RobustPolicy:
     """Certify the very policy that is returned."""
-    problem = search.problem
-    policy = _cleared(search.mixture())
+    policy = _cleared(problem.mixed(search.best))
     value, gradient = problem.advantage(problem.dynamics.spread(policy, problem.steps)[0])
     lower = problem.worth(value, gradient)
     if lower < 0:
-        return _answer(search, (shown, radius), problem.reference, (0.0, 0.0), reason)
-    return _answer(search, (shown, radius), policy, (lower, value), reason)
+        return _answer(search, problem, (shown, radius), problem.reference, (0.0, 0.0), reason)
+    return _answer(search, problem, (shown, radius), policy, (lower, value), reason)
 
 
 def _cleared(policy: Real) -> Real:
@@ -258,12 +253,17 @@ def _cleared(policy: Real) -> Real:
 
 
 def _answer(
-    search: Search, radii: tuple[float, float], policy: Real, values: tuple[float, float], reason: Reason
+    search: Search,
+    problem: Problem,
+    radii: tuple[float, float],
+    policy: Real,
+    values: tuple[float, float],
+    reason: Reason,
 ) -> RobustPolicy:
     lower, nominal = values
     upper = max(search.upper, lower)
     gap = upper - lower
-    _, present = search.problem.dynamics.spread(policy, 1)
+    _, present = problem.dynamics.spread(policy, 1)
     greedy = policy.argmax(axis=2)
     greedy[policy.max(axis=2) == 0.0] = -1
     return RobustPolicy(

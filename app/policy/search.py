@@ -11,7 +11,7 @@ hundred policies of a large MDP would not fit.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -37,6 +37,24 @@ class PlanProgress:
     iterations: int
     lower: float
     upper: float
+
+
+class Maximiser(Protocol):
+    """What a search asks of the problem: a policy, or a slate, that is best at u."""
+
+    @property
+    def factor(self) -> Factor:
+        """How rewards depend on u."""
+
+    @property
+    def magnitude(self) -> float:
+        """Largest expected sum of rewards there can be, for judging rounding."""
+
+    def atom(self, u: Real) -> "Atom":
+        """Return what is best at u."""
+
+    def worth(self, value: float, gradient: Real) -> float:
+        """Return the least that a mixture of atoms is worth."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +124,15 @@ class Problem:
             for step, often in enumerate(present):
                 measure[step] += (weight * often)[:, None] * policy[step]
 
+    def mixed(self, mixture: list[tuple[float, "Atom"]]) -> Real:
+        """The policy (H, S, A) of a mixture of atoms."""
+        if len(mixture) == 1:
+            return self.policy(mixture[0][1])
+        measure = np.zeros(self.dynamics.shape)
+        for weight, atom in mixture:
+            self.add_occupancy(atom, weight, measure)
+        return policy_of(measure, self.reference)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Limits:
@@ -132,7 +159,7 @@ class Atom:
 class Search:
     """Grows by atoms, of which the first is the reference, worth exactly 0; its bounds only tighten."""
 
-    problem: Problem
+    problem: Maximiser
     limits: Limits
     atoms: list[Atom] = field(init=False)
     best: list[tuple[float, Atom]] = field(init=False)
@@ -190,16 +217,6 @@ class Search:
         if limits.deadline is not None and limits.clock is not None and limits.clock() >= limits.deadline:
             return "time"
         return None
-
-    def mixture(self) -> Real:
-        """The policy (H, S, A) of the best mixture."""
-        problem = self.problem
-        if len(self.best) == 1:
-            return problem.policy(self.best[0][1])
-        measure = np.zeros(problem.dynamics.shape)
-        for weight, atom in self.best:
-            problem.add_occupancy(atom, weight, measure)
-        return policy_of(measure, problem.reference)
 
 
 def stochastic(policy: Actions, n_actions: int) -> Real:

@@ -16,15 +16,15 @@ mixture is needed, and its own worth and the hard g(u) certify it however Newton
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from app.policy import kernels
 from app.policy.master import newton_direction
 from app.policy.mdp import Real
-from app.policy.search import Atom, Reason, Search
-from app.policy.sets import Barrier
+from app.policy.search import Atom, Problem, Reason, Search
+from app.policy.sets import Barrier, ConfidenceSet
 
 FIRST_SHARE = 0.5
 """The first temperature lets all entropy there is cost about this share of the gap."""
@@ -38,11 +38,8 @@ WARMER = 4.0
 HOTTEST = 1e6
 """In units of the stake: above it the policy hardly changes any more."""
 
-SLOW, FAST = 0.5, 0.2
-"""By how much the temperature falls after a level that took many, or few, Newton steps."""
-
-FEW_STEPS = 4
-"""Newton steps of a level that allow FAST."""
+COOLING = {2: 0.05, 4: 0.2, 60: 0.5}
+"""By how much the temperature falls after a level of at most so many Newton steps."""
 
 MOST_STEPS = 40
 """Newton steps of a level after which the rest is left to the cutting planes."""
@@ -53,8 +50,9 @@ CENTRED = 1e-3
 OVERSHOOT = 0.25
 """Share of the slope that may come back with the other sign at the end of a step."""
 
-NEGLIGIBLE_VISITS = 1e-14
-"""Expected visits below which a state and action says nothing about the curvature."""
+NEGLIGIBLE_VISITS = 1e-8
+"""Expected visits, and probabilities, below which a state and action says nothing about the curvature: with less, no
+Newton step more was saved."""
 
 LEAST_TEMPERATURE = 1e-9
 """In units of the stake: below it exp(Q / tau) has too few digits."""
@@ -66,19 +64,40 @@ INEXACT = 0.1
 """Share of the gradient that such a Newton step may leave."""
 
 
-def smoothed_newton(search: Search, start: Real) -> tuple[Reason | None, Real]:
+def smoothed_newton(search: Search, problem: Problem, start: Real) -> tuple[Reason | None, Real]:
     """Follow falling temperatures from `start`, strictly inside the set, until the search stops or digits run out."""
-    if search.problem.dynamics.shape[2] == 1:
+    if problem.dynamics.shape[2] == 1:
         return None, start
-    smooth = _Smoothing(search, np.empty(search.problem.dynamics.shape))
-    u, tau = start, _first_temperature(smooth, start)
+    smooth = _Smoothing(search, problem, np.empty(problem.dynamics.shape))
+    path, tau = _Path(problem.within, start), _first_temperature(smooth, start)
     while (reason := search.stopped()) is None and tau > LEAST_TEMPERATURE * search.stake:
-        u, steps, reason = _level(smooth, u, tau)
+        found, steps, reason = _level(smooth, path.at(tau), tau)
+        path.add(tau, found)
         if reason is not None or steps > MOST_STEPS:
             break
-        search.cut(u)
-        tau *= FAST if steps <= FEW_STEPS else SLOW
-    return reason, u
+        search.cut(path.at(0.0))
+        tau *= next(factor for most, factor in COOLING.items() if steps <= most)
+    return reason, path.last
+
+
+@dataclass(slots=True, eq=False)
+class _Path:
+    """The minimisers of the levels, which move nearly linearly in the temperature once it is low."""
+
+    within: ConfidenceSet
+    last: Real
+    known: list[tuple[float, Real]] = field(default_factory=list)
+
+    def add(self, tau: float, u: Real) -> None:
+        self.last, self.known = u, [*self.known[-1:], (tau, u)]
+
+    def at(self, tau: float) -> Real:
+        """Where the minimiser for another temperature is expected; the last one if that is outside the set."""
+        if len(self.known) < 2:
+            return self.last
+        (warm, before), (cool, last) = self.known
+        ahead = last + (tau - cool) / (cool - warm) * (last - before)
+        return ahead if self.within.room(ahead) > 0 else last
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,12 +117,13 @@ class _Point:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Smoothing:
     search: Search
+    problem: Problem
     policy: Real
     """(H, S, A) of the point evaluated last: the only policy that is kept."""
 
     def evaluate(self, u: Real, tau: float) -> _Point:
         """One soft backward induction and one pass forward; the policy found is a candidate answer at once."""
-        search, problem = self.search, self.search.problem
+        search, problem = self.search, self.problem
         problem.dynamics.soften(problem.rewards(u), tau, self.policy)
         visits, present = problem.dynamics.spread(self.policy, problem.steps)
         value, uncertainty = problem.advantage(visits)
@@ -115,7 +135,7 @@ class _Smoothing:
 
     def direction(self, here: _Point) -> Real:
         """Newton's, at the point evaluated last."""
-        problem = self.search.problem
+        problem = self.problem
         matrix = problem.factor.matrix
         if matrix is None:
             return _conjugate_gradient(lambda v: self._product(here, v), here.gradient)
@@ -127,7 +147,7 @@ class _Smoothing:
         return np.asarray(newton_direction(hessian, here.gradient))
 
     def _product(self, here: _Point, v: Real) -> Real:
-        problem = self.search.problem
+        problem = self.problem
         slopes = problem.factor.rewards(v)
         visits = np.zeros((problem.factor.steps, slopes.shape[1]))
         kernels.curvature_product(
@@ -174,7 +194,7 @@ def _level(smooth: _Smoothing, u: Real, tau: float) -> tuple[Real, int, Reason |
 def _first_temperature(smooth: _Smoothing, u: Real) -> float:
     """Cool enough to be worth it, and warm enough that Newton's method starts near."""
     search = smooth.search
-    H, _, A = search.problem.dynamics.shape
+    H, _, A = smooth.problem.dynamics.shape
     tau = FIRST_SHARE * search.gap / (H * math.log(A))
     while search.stopped() is None:
         here = smooth.evaluate(u, tau)
@@ -198,7 +218,7 @@ def _step(smooth: _Smoothing, here: _Point, direction: Real, decrement: float) -
     search, length = smooth.search, 1.0
     while length > 1e-9:
         u = here.u + length * direction
-        if search.problem.within.room(u) <= 0:
+        if smooth.problem.within.room(u) <= 0:
             length *= 0.5
             continue
         ahead = smooth.evaluate(u, here.tau)

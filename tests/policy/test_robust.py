@@ -239,21 +239,20 @@ def test_where_digits_run_out_it_says_so() -> None:
     assert found.converged == (found.reason == "tolerance")
 
 
-def search_of(world: World, beta: float, tolerance: float = 1e-5) -> Search:
+def problem_of(world: World, beta: float) -> Problem:
     dynamics = Dynamics.of(world.mdp)
     visits, _ = dynamics.spread(world.reference, 1)
     factor = MatrixFactor(beta * world.factor, 1)
-    problem = Problem(dynamics, world.mean.reshape(1, -1), factor, UnitBall(), world.reference, visits)
-    return Search(problem, Limits(tolerance, max_iterations=500, deadline=None, clock=None, progress=None))
+    return Problem(dynamics, world.mean.reshape(1, -1), factor, UnitBall(), world.reference, visits)
 
 
 @pytest.mark.parametrize("beta", [SMALL, MEDIUM, LARGE])
 def test_cutting_planes_alone_find_the_same_optimum(beta: float) -> None:
     world = random_world(19)
-    search = search_of(world, beta)
-    reason, _ = cutting_planes(search, np.zeros(3))
-    assert reason == "tolerance"
-    mixed = occupancy(world.mdp, search.mixture())
+    problem = problem_of(world, beta)
+    search = Search(problem, Limits(1e-5, max_iterations=500, deadline=None, clock=None, progress=None))
+    assert cutting_planes(search, np.zeros(3)) == "tolerance"
+    mixed = occupancy(world.mdp, problem.mixed(search.best))
     assert worst_advantage(world, mixed, beta) == pytest.approx(search.lower, abs=1e-9)
     assert search.lower == pytest.approx(conic_optimum(world, beta)[0], rel=2e-5)
 
