@@ -8,6 +8,7 @@ from app.policy.preparation import prepare
 from app.policy.robust import RobustPolicy, robust_policy
 from app.policy.search import PlanProgress
 from app.policy.sets import LevelSet, logistic_level_set
+from app.policy.slates import RobustSlate, robust_slate
 
 __all__ = [
     "FiniteHorizonMDP",
@@ -17,6 +18,7 @@ __all__ = [
     "LevelSet",
     "PlanProgress",
     "RobustPolicy",
+    "RobustSlate",
     "backward_induction",
     "logistic_level_set",
     "occupancy",
@@ -24,5 +26,6 @@ __all__ = [
     "prepare",
     "reference_from_trajectories",
     "robust_policy",
+    "robust_slate",
     "sample_action",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.policy import kernels
-from app.policy.mdp import FiniteHorizonMDP, Int, Real
+from app.policy.mdp import FiniteHorizonMDP, Real
 
 Actions = NDArray[np.int32]
 NO_TABLE = np.empty((0, 0, 0))

@@ -4,9 +4,9 @@ A slate is worth the mean reward of its m items. Mixtures of slates are the d wi
 
     max_d min_{||u|| <= beta} <r_hat + L u, d - d_ref>
 
-is the planner's problem (`app.policy.search`) with another best response: the m best items at u. With several contexts a
-slate is chosen in each, and the set's worst reward is one and the same for all contexts, which come with given
-probabilities: caution is over their distribution. Caution in each context by itself is a call a context.
+is the planner's problem (`app.policy.search`) with another best response: the m best items at u. With several
+contexts a slate is chosen in each, and the set's worst reward is one and the same for all contexts, which come with
+given probabilities: caution is over their distribution. Caution in each context by itself is a call a context.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,9 @@ class RobustSlate:
     """Slates with a certificate; values are the mean reward of a slate's items, in log-odds, less the reference's."""
 
     slates: Int
-    """(n, C, m) items, the best first: to be shown with probability `weights`. The reference's items are drawn where
-    `slates` is empty: nothing is certain to be better."""
+    """(n, C, m) items, the best first: each to be shown with its weight as probability."""
     weights: Real
-    """(n,)"""
+    """(n,) What they lack to 1 is the share of the reference: all, where nothing is certain to be better."""
     inclusion: Real
     """(C, M) the probability that an item is shown, over m."""
     lower: float
@@ -97,7 +96,9 @@ def robust_slate(
     """
     problem = _problem(mean, factor, size, beta, reference, contexts)
     if not tolerance > 0 or max_iterations < 1:
-        raise ValueError(f"tolerance, max_iterations: they are {tolerance} and {max_iterations}; both must be positive.")
+        raise ValueError(
+            f"tolerance, max_iterations: they are {tolerance} and {max_iterations}; both must be positive."
+        )
     deadline = None if clock is None or time_budget_seconds is None else clock() + time_budget_seconds
     search = Search(problem, Limits(tolerance, max_iterations, deadline, clock, None))
     start = np.zeros(factor.shape[1])

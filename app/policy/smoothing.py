@@ -179,7 +179,7 @@ def _level(smooth: _Smoothing, u: Real, tau: float) -> tuple[Real, int, Reason |
     for step in range(1, MOST_STEPS + 2):
         direction = smooth.direction(here)
         decrement = -float(here.gradient @ direction)
-        if not decrement > CENTRED * tau and _good_enough(search, here, decrement):
+        if not decrement > CENTRED * tau and _good_enough(smooth, here, decrement):
             break
         ahead = _step(smooth, here, direction, decrement)
         if ahead is None:
@@ -204,10 +204,10 @@ def _first_temperature(smooth: _Smoothing, u: Real) -> float:
     return tau
 
 
-def _good_enough(search: Search, here: _Point, decrement: float) -> bool:
+def _good_enough(smooth: _Smoothing, here: _Point, decrement: float) -> bool:
     """Whether the gap is due to the temperature rather than to what is left of the gradient (or nothing is left)."""
-    residual = float(np.linalg.norm(here.gradient))
-    return residual < 0.25 * search.gap or decrement < 1e-14 * here.tau
+    residual = -smooth.problem.within.worst(here.gradient)
+    return residual < 0.25 * smooth.search.gap or decrement < 1e-14 * here.tau
 
 
 def _step(smooth: _Smoothing, here: _Point, direction: Real, decrement: float) -> _Point | None:

@@ -20,9 +20,9 @@ Int = NDArray[np.int64]
 class World:
     mdp: FiniteHorizonMDP
     mean: Real
-    """(S, A)"""
+    """(S, A) or (H, S, A)"""
     factor: Real
-    """(S * A, q)"""
+    """(S * A, q) or (H * S * A, q)"""
     reference: Real
     """(H, S, A)"""
 
@@ -128,7 +128,9 @@ def conic_program(world: World, beta: float) -> ConicProgram:
     mdp = world.mdp
     H, S, A = mdp.horizon, mdp.n_states, mdp.n_actions
     n, q = H * S * A, world.factor.shape[1]
-    visits = occupancy(mdp, world.reference).sum(axis=0).ravel()
+    visits = occupancy(mdp, world.reference).ravel()
+    mean = np.broadcast_to(world.mean, (H, S, A)).ravel()
+    factor = world.factor if len(world.factor) == n else np.tile(world.factor, (H, 1))
     blocks: list[list[Any]] = [[None] * H for _ in range(H)]
     leaving = sparse.kron(sparse.eye_array(S), np.ones((1, A)), format="csr")
     for step in range(H):
@@ -139,13 +141,13 @@ def conic_program(world: World, beta: float) -> ConicProgram:
     positive = sparse.hstack([-sparse.eye_array(n), sparse.csc_array((n, 1))])
     bound = np.zeros((1 + q, n + 1))
     bound[0, n] = -1.0
-    bound[1:, :n] = -np.tile(world.factor.T, H)
+    bound[1:, :n] = -factor.T
     return ConicProgram(
-        cost=np.concatenate([-np.tile(world.mean.ravel(), H), [beta]]),
+        cost=np.concatenate([-mean, [beta]]),
         constraints=sparse.csc_matrix(sparse.vstack([flow, positive, sparse.csr_array(bound)])),
-        bounds=np.concatenate([mdp.initial, np.zeros((H - 1) * S + n + 1), -world.factor.T @ visits]),
+        bounds=np.concatenate([mdp.initial, np.zeros((H - 1) * S + n + 1), -factor.T @ visits]),
         cones=[clarabel.ZeroConeT(H * S), clarabel.NonnegativeConeT(n), clarabel.SecondOrderConeT(q + 1)],
-        constant=float(world.mean.ravel() @ visits),
+        constant=float(mean @ visits),
         shape=(H, S, A),
     )
 
@@ -159,5 +161,6 @@ def conic_optimum(world: World, beta: float) -> tuple[float, Real]:
 
 def worst_advantage(world: World, measure: Real, beta: float) -> float:
     """What an occupancy is worth over the reference's against the worst reward of the ellipsoid, in closed form."""
-    change = (measure - occupancy(world.mdp, world.reference)).sum(axis=0).ravel()
-    return float(world.mean.ravel() @ change - beta * np.linalg.norm(change @ world.factor))
+    change = measure - occupancy(world.mdp, world.reference)
+    uncertain = change.ravel() if len(world.factor) == change.size else change.sum(axis=0).ravel()
+    return float((world.mean * change).sum() - beta * np.linalg.norm(uncertain @ world.factor))
