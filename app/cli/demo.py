@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from app.client import ApiError, Client, ServerUnreachableError
 from app.domain import Scope, UnauthenticatedError
 from app.settings import Settings
 
-Json = dict[str, Any]
+Json = Mapping[str, Any]
 
 BATCH = 1000
 START_SECONDS = 60.0
@@ -50,7 +50,7 @@ def demo(
             key = _key(settings, database)
             err.print(f"==> starting the API on {url}")
             children = [stack.enter_context(_process("serve", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]))]
-            with Client(url, key=key) as client:
+            with Client(url, key=key, attempts=1) as client:
                 _wait_until_ready(client, children)
                 refits = _load(client)
                 # Only now: a refit that the worker scheduled by itself would begin with half of the data.
@@ -132,7 +132,7 @@ def _refuse_dead(children: list[subprocess.Popen[bytes]]) -> None:
             complain(f"a process of the demo ended by itself with status {status}; its own message is above")
 
 
-def _load(client: Client) -> list[Json]:
+def _load(client: Client) -> Sequence[Json]:
     """Everything recorded; the refits that will learn it."""
     definition, items, preferences = demo_data.contracts()
     coaching, answers = demo_data.coaching()
@@ -148,7 +148,7 @@ def _load(client: Client) -> list[Json]:
     return [client.retrain(environment) for environment in (demo_data.CONTRACTS, demo_data.COACHING)]
 
 
-def _follow(client: Client, refits: list[Json]) -> None:
+def _follow(client: Client, refits: Sequence[Json]) -> None:
     with _progress() as progress:
         for refit in refits:
             _wait_for(client, refit, progress)
@@ -196,7 +196,7 @@ def _show_household(client: Client) -> None:
     _show_accuracy(client.models(demo_data.CONTRACTS)["models"][0]["metrics"])
 
 
-def _beside(titles: dict[str, str], *rankings: tuple[str, list[Json]]) -> Table:
+def _beside(titles: dict[str, str], *rankings: tuple[str, Sequence[Json]]) -> Table:
     table = Table("", *(column for name, _ in rankings for column in (name, "reward")))
     for place, options in enumerate(zip(*(options[:SHOWN] for _, options in rankings), strict=True), start=1):
         table.add_row(str(place), *(cell for option in options for cell in (titles[_item(option)], _amount(option))))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
+import stamina
 import typer
 from rich.progress import Progress
 
@@ -21,8 +22,9 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 @contextmanager
 def connected(url: str, key: str | None) -> Iterator[Client]:
-    """A client whose refusals end the command with one sentence."""
-    with Client(url, key=key) as client:
+    """A client whose refusals end the command with one sentence; it tries again quietly, and not for long."""
+    stamina.instrumentation.set_on_retry_hooks([])
+    with Client(url, key=key, attempts=3, retry_seconds=5.0) as client:
         try:
             yield client
         except (ApiError, ServerUnreachableError, TimeoutError) as error:
