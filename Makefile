@@ -29,6 +29,7 @@ demo: $(STAMP) ## database, API and worker with the demo data, until Ctrl-C
 	@$(BIN)/psharelora demo
 
 test: check ## the whole test suite against a real PostgreSQL that it starts itself
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || echo "==> no Chromium found: the console's browser tests will be skipped (on Debian: apt install chromium)"
 	@echo "==> tests"
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 

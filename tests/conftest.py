@@ -13,7 +13,8 @@ from uuid import uuid4
 
 import pytest
 
-from app.learning import prepare
+from app.learning import prepare as prepare_learning
+from app.policy import prepare as prepare_planner
 from app.store import Database, EmbeddedPostgres
 from tests.support.postgres import NOT_DURABLE, migrated_database, second_server
 
@@ -30,7 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[_DIRECTORY] = tempfile.mkdtemp(prefix="psharelora-tests-")
         # Several processes share the cores: idle threads that spin would take them from each other.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        prepare()  # once, before several processes would compile the same at the same time
+        # Once, before several processes would compile the same at the same time.
+        prepare_learning()
+        prepare_planner()
         config.add_cleanup(_remove_directory)
 
 

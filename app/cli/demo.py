@@ -134,18 +134,23 @@ def _refuse_dead(children: list[subprocess.Popen[bytes]]) -> None:
 
 def _load(client: Client) -> Sequence[Json]:
     """Everything recorded; the refits that will learn it."""
-    definition, items, preferences = demo_data.contracts()
     coaching, answers = demo_data.coaching()
+    loaded = {
+        demo_data.CONTRACTS: demo_data.contracts(),
+        demo_data.COACHING: (coaching, [], answers),
+        demo_data.REPLIES: demo_data.replies(),
+    }
     with _progress() as progress:
-        client.put_environment(demo_data.CONTRACTS, definition)
-        client.put_items(demo_data.CONTRACTS, items)
-        client.put_environment(demo_data.COACHING, coaching)
-        for environment, rows in ((demo_data.CONTRACTS, preferences), (demo_data.COACHING, answers)):
-            task = progress.add_task(f"preferences of {environment}", total=len(rows))
-            for start in range(0, len(rows), BATCH):
-                client.record(environment, rows[start : start + BATCH])
-                progress.update(task, advance=len(rows[start : start + BATCH]))
-    return [client.retrain(environment) for environment in (demo_data.CONTRACTS, demo_data.COACHING)]
+        for environment, (definition, items, preferences) in loaded.items():
+            client.put_environment(environment, definition)
+            if items:
+                client.put_items(environment, items)
+            task = progress.add_task(f"preferences of {environment}", total=len(preferences))
+            for start in range(0, len(preferences), BATCH):
+                batch = preferences[start : start + BATCH]
+                client.record(environment, batch)
+                progress.update(task, advance=len(batch))
+    return [client.retrain(environment) for environment in loaded]
 
 
 def _follow(client: Client, refits: Sequence[Json]) -> None:

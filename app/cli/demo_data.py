@@ -1,4 +1,6 @@
-"""The demo's two environments: real households' electricity contracts, and a small simulated coaching process."""
+"""The demo's three environments: real households' electricity contracts, and two with simulated users: a small coaching
+process, and replies in words.
+"""
 
 import gzip
 import json
@@ -11,6 +13,7 @@ Json = dict[str, Any]
 
 CONTRACTS = "electricity"
 COACHING = "coaching-simulated"
+REPLIES = "replies-simulated"
 
 STATES = ("rested", "tired", "sore", "eager")
 ACTIONS = ("easy-run", "hard-run", "rest-day", "call-coach")
@@ -84,6 +87,35 @@ def coaching(seed: int = 7) -> tuple[Json, list[Json]]:
         "refit": {"every_seconds": 30, "min_new_preferences": 50},
     }
     return definition, preferences
+
+
+def replies(seed: int = 11, *, users: int = 120, answers: int = 30) -> tuple[Json, list[Json], list[Json]]:
+    """Replies to somebody who cannot sleep before a talk, with simulated readers: definition, items, preferences.
+
+    The project wrote the replies and how brief, warm, practical and playful each is; a reader's taste in these four is
+    drawn, and each answer is drawn by the BTL model. The service gets the texts and the answers only.
+    """
+    rng = np.random.default_rng(seed)
+    written = json.loads((files("app.cli") / "data" / "replies" / "replies.json").read_text())
+    style = np.array([list(reply["style"].values()) for reply in written])
+    preferences = []
+    for user in range(users):
+        worth = style @ rng.normal([0.2, 0.5, 0.3, 0.1], 1.6)
+        for answer in range(answers):
+            first, second = rng.choice(len(written), 2, replace=False)
+            if rng.random() > 1.0 / (1.0 + np.exp(worth[second] - worth[first])):
+                first, second = second, first
+            preferences.append(
+                {
+                    "id": f"sim-{user}-{answer}",
+                    "user": f"simulated-reader-{user:03d}",
+                    "chosen": {"item": written[first]["id"]},
+                    "rejected": {"item": written[second]["id"]},
+                }
+            )
+    items = [{"id": reply["id"], "text": reply["text"]} for reply in written]
+    definition = {"kind": "catalog", "encoder": "builtin", "refit": {"every_seconds": 30, "min_new_preferences": 50}}
+    return definition, items, preferences
 
 
 def _walk(rng: np.random.Generator, transitions: np.ndarray[Any, np.dtype[np.float64]]) -> list[tuple[int, int]]:
