@@ -1,17 +1,18 @@
 """How many answers are enough when the service chooses what to ask, against questions drawn at random.
 
 Claim: with at most 10 chosen questions a person who was not in the fit is predicted as accurately as with 16 drawn at
-random. Data: the unseen users of data set folders. What they said in advance is all that can be asked, in either order,
-so that the two come together as a person's questions run out; each choice sees the answers before it, as `/queries`
-does. Prints one Markdown table a data set: accuracy and log-loss on the same held-out comparisons, mean +/- standard
-deviation over draws for random questions.
+random. Data: everybody in data set folders, a fifth at a time: the model is fitted on what all others said to learn
+from, and then meets this fifth. What they said in advance is all that can be asked, in either order, so that the two
+come together as a person's questions run out; each choice sees the answers before it, as `/queries` does. Prints one
+Markdown table a data set: accuracy and log-loss on the same held-out comparisons, mean +/- standard deviation over
+draws for random questions; and how many chosen ones are as good as 16.
 
-    python benchmarks/questions.py DIR [DIR ...]
+    python benchmarks/questions.py app/cli/data/contracts [DIR ...]
 """
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,75 +20,123 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from app.evaluation import Dataset, Part, read_dataset
-from app.evaluation.report import Score, score
-from app.evaluation.study import Newcomers
+from app.evaluation import Dataset, Part, Score, read_dataset, score
 from app.learning import Adapter, Model, fit, fold_in_users, most_informative_pairs
 
 SIZES = (1, 2, 4, 6, 8, 10, 12, 16)
+FOLDS = 5
+ENOUGH = 20
+"""Questions that a person must at least have answered, to be asked some of them."""
+LEARN, TEST = (Part.LEARN, Part.ADAPT), (Part.TEST, Part.UNSEEN_TEST)
+Real = NDArray[np.float64]
 Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class People:
+    """Persons 0, 1, 2, ... whom the model was not fitted on."""
+
+    model: Model
+    said: Dataset
+    """Each question once."""
+    test: Dataset
+    n: int
+
+    def questions(self) -> list[Int]:
+        """Each person's rows of what was said."""
+        return [np.flatnonzero(self.said.user == user) for user in range(self.n)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--draws", type=int, default=8, help="of the random questions")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the fifths are met")
+    parser.add_argument("--rank", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     for folder in options.folders:
-        print(compare(read_dataset(folder), draws=options.draws, seed=options.seed), end="\n\n")
+        dataset = read_dataset(folder)
+        print(compare(dataset, draws=options.draws, seed=options.seed, folds=options.folds, rank=options.rank), "\n")
 
 
-def compare(dataset: Dataset, *, draws: int, seed: int) -> str:
-    seen = np.unique(dataset.user[np.isin(dataset.split, [Part.LEARN, Part.TEST])])
-    learn = dataset.part(Part.LEARN).renumbered(seen).comparisons(len(seen))
-    model = fit(learn, rng=np.random.default_rng(seed), calibrate=False)
-    people = everything(dataset)
-    own = [np.flatnonzero(people.adapt.user == user) for user in range(people.n_users)]
-    orders = [random_order(own, np.random.default_rng([seed, draw])) for draw in range(draws)]
-    chosen = chosen_order(model, people, own, np.random.default_rng(seed))
-    possible = np.median([len(one) for one in own])
+def compare(dataset: Dataset, *, draws: int, seed: int, folds: int = FOLDS, rank: str = "auto") -> str:
+    groups = [strangers(dataset, fold, seed=seed, rank=rank) for fold in range(folds)]
+    people = sum(group.n for group in groups)
+    if not people:
+        return f"`{dataset.name}`: nobody answered {ENOUGH} different questions."
+    chosen = [chosen_order(group, np.random.default_rng(seed)) for group in groups]
+    drawn = [
+        [random_order(group, np.random.default_rng([seed, draw, fold])) for fold, group in enumerate(groups)]
+        for draw in range(draws)
+    ]
+    best = {size: measured(groups, chosen, size) for size in SIZES}
+    random = {size: [measured(groups, orders, size) for orders in drawn] for size in SIZES}
+    possible = np.median([len(rows) for group in groups for rows in group.questions()])
+    ranks = ", ".join(str(group.model.rank) for group in groups)
     lines = [
-        f"`{dataset.name}`: {people.n_users} people, {possible:.0f} possible questions each; rank {model.rank}.",
+        f"`{dataset.name}`: {people} people, {possible:.0f} possible questions each; rank {ranks}.",
         "",
         "| questions | accuracy, chosen | at random | log-loss, chosen | at random |",
         "| ---: | ---: | ---: | ---: | ---: |",
     ]
     for size in SIZES:
-        best = measured(model, people, chosen, size)
-        drawn = [measured(model, people, order, size) for order in orders]
-        accuracy, loss = (np.array([getattr(one, name) for one in drawn]) for name in ("accuracy", "log_loss"))
+        accuracy, loss = (np.array([getattr(one, name) for one in random[size]]) for name in ("accuracy", "log_loss"))
         lines.append(
-            f"| {size} | {best.accuracy:.4f} | {accuracy.mean():.4f} +/- {accuracy.std():.4f} "
-            f"| {best.log_loss:.4f} | {loss.mean():.4f} +/- {loss.std():.4f} |"
+            f"| {size} | {best[size].accuracy:.4f} | {accuracy.mean():.4f} +/- {accuracy.std():.4f} "
+            f"| {best[size].log_loss:.4f} | {loss.mean():.4f} +/- {loss.std():.4f} |"
         )
+    goal = {name: float(np.mean([getattr(one, name) for one in random[16]])) for name in ("accuracy", "log_loss")}
+    accurate = next((size for size in SIZES if best[size].accuracy >= goal["accuracy"]), None)
+    sure = next((size for size in SIZES if best[size].log_loss <= goal["log_loss"]), None)
+    lines += ["", f"As good as 16 at random: {accurate} chosen ones by accuracy, {sure} by log-loss."]
     return "\n".join(lines)
 
 
-def everything(dataset: Dataset) -> Newcomers:
-    """The unseen users, each question once."""
-    people = Newcomers.of(dataset)
-    a = people.adapt
-    sides = np.sort(np.column_stack([a.chosen, a.rejected]), axis=1)
-    context = np.zeros(len(a), dtype=np.int64) if a.context is None else a.context
-    once = np.unique(np.column_stack([a.user, sides, context]), axis=0, return_index=True)[1]
-    return replace(people, adapt=a.take(np.sort(once)))
+def strangers(dataset: Dataset, fold: int, *, seed: int, rank: str) -> People:
+    """A fifth of everybody, and a model of all others."""
+    users = np.random.default_rng(seed).permutation(dataset.n_users)
+    met = np.zeros(dataset.n_users, dtype=np.bool_)
+    met[users[fold::FOLDS]] = True
+    learnt = np.isin(dataset.split, LEARN)
+    others = np.unique(dataset.user[~met[dataset.user]])
+    learn = dataset.take(np.flatnonzero(learnt & ~met[dataset.user])).renumbered(others)
+    model = fit(
+        learn.comparisons(len(others)),
+        rank="auto" if rank == "auto" else int(rank),
+        rng=np.random.default_rng(seed),
+        calibrate=False,
+    )
+    said = each_once(dataset.take(np.flatnonzero(learnt & met[dataset.user])))
+    test = dataset.take(np.flatnonzero(np.isin(dataset.split, TEST)))
+    answers = np.bincount(said.user, minlength=dataset.n_users)
+    tested = np.bincount(test.user, minlength=dataset.n_users)
+    people = np.flatnonzero(met & (answers >= ENOUGH) & (tested > 0))
+    return People(model, said.renumbered(people), test.renumbered(people), len(people))
 
 
-def random_order(own: list[Int], rng: np.random.Generator) -> list[Int]:
-    return [rng.permutation(rows) for rows in own]
+def each_once(said: Dataset) -> Dataset:
+    sides = np.sort(np.column_stack([said.chosen, said.rejected]), axis=1)
+    context = np.zeros(len(said), dtype=np.int64) if said.context is None else said.context
+    once = np.unique(np.column_stack([said.user, sides, context]), axis=0, return_index=True)[1]
+    return said.take(np.sort(once))
 
 
-def chosen_order(model: Model, people: Newcomers, own: list[Int], rng: np.random.Generator) -> list[Int]:
-    """Each user's questions, most informative first, every answer folded in before the next is chosen."""
+def random_order(people: People, rng: np.random.Generator) -> list[Int]:
+    return [rng.permutation(rows) for rows in people.questions()]
+
+
+def chosen_order(people: People, rng: np.random.Generator) -> list[Int]:
+    """Each person's questions, most informative first, every answer folded in before the next is chosen."""
+    own = people.questions()
     asked: list[list[int]] = [[] for _ in own]
     for _ in range(max(SIZES)):
         rows = np.array([row for user in asked for row in user], dtype=np.int64)
-        adapters = fold_in_users(model, people.adapt.take(rows).comparisons(people.n_users))
+        adapters = fold_in_users(people.model, people.said.take(rows).comparisons(people.n))
         for user, mine in enumerate(own):
             left = np.setdiff1d(mine, asked[user])
             if len(left):
-                asked[user].append(next_question(model, adapters[user], people.adapt, left, rng))
+                asked[user].append(next_question(people.model, adapters[user], people.said, left, rng))
     return [np.array(rows, dtype=np.int64) for rows in asked]
 
 
@@ -115,10 +164,16 @@ def next_question(model: Model, adapter: Adapter, said: Dataset, left: Int, rng:
     return best
 
 
-def measured(model: Model, people: Newcomers, order: list[Int], size: int) -> Score:
-    rows = np.concatenate([rows[:size] for rows in order])
-    adapters = fold_in_users(model, people.adapt.take(rows).comparisons(people.n_users))
-    return score(model.predict(people.test.comparisons(people.n_users), adapters), people.test.user)
+def measured(groups: list[People], orders: list[list[Int]], size: int) -> Score:
+    """Over everybody, after the first so many questions of each."""
+    probabilities, users, before = list[Real](), list[Int](), 0
+    for people, order in zip(groups, orders, strict=True):
+        rows = np.concatenate([rows[:size] for rows in order])
+        adapters = fold_in_users(people.model, people.said.take(rows).comparisons(people.n))
+        probabilities.append(people.model.predict(people.test.comparisons(people.n), adapters))
+        users.append(people.test.user + before)
+        before += people.n
+    return score(np.concatenate(probabilities), np.concatenate(users))
 
 
 if __name__ == "__main__":

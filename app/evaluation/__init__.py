@@ -1,10 +1,11 @@
 """Studies without a server: data set folders, held-out evaluation, simulation with a known truth."""
 
 from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_per_user
+from app.evaluation.coverage import Coverage, catalogue_coverage, mdp_coverage
 from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, InvalidDatasetError, Part, choice_tasks, derive_split
 from app.evaluation.folders import read_dataset
 from app.evaluation.policies import PolicyStudy, study_policies
-from app.evaluation.report import MethodReport, Score, StudyReport, Versus
+from app.evaluation.report import MethodReport, Score, StudyReport, Versus, score
 from app.evaluation.simulation import Simulation, simulate
 from app.evaluation.study import ALL_METHODS, METHODS, PAPER_METHODS, evaluate_dataset
 
@@ -13,6 +14,7 @@ __all__ = [
     "FEW_SHOT_SIZES",
     "METHODS",
     "PAPER_METHODS",
+    "Coverage",
     "Dataset",
     "GlobalModel",
     "InvalidDatasetError",
@@ -24,12 +26,15 @@ __all__ = [
     "Simulation",
     "StudyReport",
     "Versus",
+    "catalogue_coverage",
     "choice_tasks",
     "derive_split",
     "evaluate_dataset",
     "fit_global",
     "fit_per_user",
+    "mdp_coverage",
     "read_dataset",
+    "score",
     "simulate",
     "study_policies",
 ]

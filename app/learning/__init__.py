@@ -3,6 +3,7 @@
 from app.learning.adapters import Adapter, Adapters
 from app.learning.belief import RewardBelief
 from app.learning.comparisons import Comparisons
+from app.learning.confidence import Calibration, adapter_covariance
 from app.learning.diagnostics import Diagnostics
 from app.learning.errors import FeatureShapeError, InvalidComparisonsError
 from app.learning.features import FeatureMap
@@ -21,6 +22,7 @@ __all__ = [
     "NO_IDENTITY",
     "Adapter",
     "Adapters",
+    "Calibration",
     "Comparisons",
     "Diagnostics",
     "FeatureMap",
@@ -34,6 +36,7 @@ __all__ = [
     "RewardBelief",
     "Start",
     "UserLikelihood",
+    "adapter_covariance",
     "evaluate_predictions",
     "fit",
     "fold_in",

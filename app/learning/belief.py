@@ -1,6 +1,6 @@
 """What is believed about several rewards at once: a mean and a factor of their covariance."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,32 +21,33 @@ class RewardBelief:
     """Dimensions of the user's own ellipsoid: p, or the shared error's where the model has no adapters."""
     own: Real | None = None
     """(m,) variances of the options' own effects, independent of each other and of the factor; or none."""
+    joint: float = 1.0
+    """Calibrated factor on the radius of ellipsoids."""
 
     def minus(self, reference: Real) -> "RewardBelief":
         """The rewards less their weighted mean; `reference` (m,) holds weights that sum to 1."""
         own = self.own
         if own is not None:
             own = own * (1.0 - reference) ** 2 + float(reference**2 @ own) - reference**2 * own
-        return RewardBelief(
-            self.mean - reference @ self.mean, self.factor - reference @ self.factor, self.dimension, own
-        )
+        factor = self.factor - reference @ self.factor
+        return replace(self, mean=self.mean - reference @ self.mean, factor=factor, own=own)
 
     def minus_belief(self, baseline: "RewardBelief") -> "RewardBelief":
         """The rewards less one other reward (m = 1) of the same user."""
         own = None if self.own is None or baseline.own is None else self.own + baseline.own[0]
-        return RewardBelief(self.mean - baseline.mean[0], self.factor - baseline.factor[0], self.dimension, own)
+        return replace(self, mean=self.mean - baseline.mean[0], factor=self.factor - baseline.factor[0], own=own)
 
     def take(self, index: NDArray[np.int64]) -> "RewardBelief":
         """Some of the options."""
         own = None if self.own is None else self.own[index]
-        return RewardBelief(self.mean[index], self.factor[index], self.dimension, own)
+        return replace(self, mean=self.mean[index], factor=self.factor[index], own=own)
 
     def in_one_factor(self, at_most: int) -> "RewardBelief":
         """The same belief with the options' own effects as columns of the factor; left out where m > at_most."""
         own = self.own
         if own is None or len(own) > at_most or not own.any():
-            return RewardBelief(self.mean, self.factor, self.dimension)
-        return RewardBelief(self.mean, np.hstack([self.factor, np.diag(np.sqrt(own))]), self.dimension)
+            return replace(self, own=None)
+        return replace(self, factor=np.hstack([self.factor, np.diag(np.sqrt(own))]), own=None)
 
     @property
     def stderr(self) -> Real:
@@ -60,8 +61,8 @@ class RewardBelief:
         return self.mean - reach, self.mean + reach
 
     def beta(self, level: float) -> float:
-        """Radius of the joint ellipsoid at `level`, in standard errors: the root of the chi-square quantile."""
-        return float(np.sqrt(chi2.ppf(level, max(self.dimension, 1))))
+        """Radius of the joint ellipsoid at `level`, in standard errors: the chi-square quantile's root, calibrated."""
+        return self.joint * float(np.sqrt(chi2.ppf(level, max(self.dimension, 1))))
 
     def credible_beta(self, level: float) -> float:
         """Radius at which one difference of rewards, chosen by what is known, is above its worst case at `level`.

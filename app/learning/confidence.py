@@ -4,17 +4,19 @@
 
     I = sum_i J_i^T (w - w Z_i V_i Z_i^T w) J_i + prior,   J_j = [vec(DPhi_j), vec(DPhi_j W_i^T)],
 
-with B moving only across its own span (B^T dB = 0). `bootstrap_inflation` simulates labels from the fit, refits
-and asks by how much the standard errors must grow until 95% intervals cover 95% of the simulated rewards.
+with B moving only across its own span (B^T dB = 0). `bootstrap` simulates labels from the fit, refits and asks by how
+much the standard errors must grow until 95% intervals cover 95% of the simulated rewards, and 95% ellipsoids 95% of the
+simulated adapters.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
 from app.learning.adapters import Adapters, bound_weights
-from app.learning.arrays import Int, Real, inverse, sigmoid, symmetric
+from app.learning.arrays import Int, Real, inverse, real, sigmoid, symmetric
 from app.learning.design import Design
 from app.learning.parameters import Shared
 
@@ -27,7 +29,18 @@ DENSE_ENTRIES = 4_000_000
 """Numbers in the few designs that are formed at a time."""
 CALIBRATION_TARGETS = 4000
 """Simulated rewards that one refit is checked on."""
-INFLATION_BOUNDS = (0.5, 5.0)
+CALIBRATION_USERS = 1000
+"""Simulated users whose ellipsoids one refit is checked on."""
+SPREAD_REFITS, ERROR_REFITS = 4, 4
+"""Refits that find the simulated users' spread, and those, after them, whose errors count."""
+MANY_COMPARISONS = 20_000
+"""From here on half as many of both: each refit says more, and costs more."""
+SPREAD_BOUNDS = (0.5, 10.0)
+UNEVENNESS_BOUNDS = (0.1, 1.0)
+STRIDE = 1.4
+"""What a refit finds grows by less than what it is given."""
+INFLATION_BOUNDS = (0.5, 8.0)
+JOINT_BOUNDS = (0.5, 3.0)
 
 Refit = Callable[[Design], tuple[Shared, Adapters]]
 
@@ -123,7 +136,17 @@ def _placed(root: Real, column: int, width: int) -> Real:
     return out
 
 
-def bootstrap_inflation(
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    inflation: float = 1.0
+    """Factor on all standard errors."""
+    joint: float = 1.0
+    """Factor on the radius of ellipsoids, beside that of the standard errors."""
+    spread: float = 1.0
+    """The simulated users' prior variances over the fit's: how much of the spread the fit does not see."""
+
+
+def bootstrap(
     design: Design,
     shared: Shared,
     error: Real,
@@ -131,41 +154,117 @@ def bootstrap_inflation(
     rng: np.random.Generator,
     *,
     effective_weight: float = 1.0,
-    refits: int = 3,
-) -> float:
-    """The factor on standard errors at which 95% intervals cover 95% of simulated rewards.
+) -> Calibration:
+    """Have the fit's own questions answered by users of a known truth, refit, and see how far that is missed.
+
+    The bound makes a fit find less spread among users than there is, the more so the fewer their comparisons and the
+    larger their log-odds. Users drawn with the spread found would be easier to know than the real ones: they are drawn
+    with that spread at which refits find, on average, what the fit has found.
 
     Parameters
     ----------
     refit
-        Estimates the shared part and the adapters from relabelled designs.
+        Estimates the shared part and the adapters from relabelled designs, to the same convergence as the fit: passes
+        that are left out would be mistaken for spread.
     effective_weight
         Below 1, that share of the comparisons is answered anew, each with full weight: simulated answers are
         independent, so all of them would say more than the real ones do.
     """
     offset = design.scores(shared.Theta_0, shared.items.bias)
     Z = design.project(shared.B, shared.items.loadings).reshape(design.n, len(shared.T))
-    root = np.linalg.cholesky(shared.T) if shared.k else shared.T
-    ratios = []
-    for _ in range(refits):
-        W = rng.standard_normal((design.n_users, len(shared.T))) @ root.T
+    share = 2 if design.n >= MANY_COMPARISONS else 1
+    settling = SPREAD_REFITS // share if shared.k else 0
+    spread, ratios, distances = _Spread(shared.T), list[Real](), list[Real]()
+    for number in range(settling + ERROR_REFITS // share):
+        W = rng.standard_normal((design.n_users, len(shared.T))) @ spread.root().T
         eta = offset + np.einsum("np,np->n", Z, W[design.user])
         labels = (rng.random(design.n) < sigmoid(eta)).astype(np.float64)
         heard = np.where(rng.random(design.n) < effective_weight, design.weight / effective_weight, 0.0)
         found, adapters = refit(design.answered(labels, heard))
-        rows = rng.choice(
-            design.n,
-            size=min(design.n, CALIBRATION_TARGETS, max(100, DENSE_ENTRIES // (design.d1 * design.d2))),
-            replace=False,
-        )
-        users = rng.permutation(design.user)[: len(rows)]
-        truth = offset[rows] + np.einsum("np,np->n", Z[rows], W[users])
-        ratios.append(
-            np.abs(truth - _scores_of(design, found, adapters, rows, users))
-            / _errors_of(design, found, adapters, error, rows, users)
-        )
-    reach = float(np.quantile(np.concatenate(ratios), CALIBRATION_LEVEL))
-    return float(np.clip(reach / norm.ppf(0.5 + 0.5 * CALIBRATION_LEVEL), *INFLATION_BOUNDS))
+        if number >= settling:
+            rows, users = _targets(design, rng)
+            truth = offset[rows] + np.einsum("np,np->n", Z[rows], W[users])
+            missed = truth - _scores_of(design, found, adapters, rows, users)
+            ratios.append(np.abs(missed) / _errors_of(design, found, adapters, error, rows, users))
+            distances.append(_distances(shared, W, found, adapters, error, np.unique(users)[:CALIBRATION_USERS]))
+        spread.learn(found.T)
+    reach = float(np.quantile(np.concatenate(ratios), CALIBRATION_LEVEL)) / norm.ppf(0.5 + 0.5 * CALIBRATION_LEVEL)
+    inflation = float(np.clip(reach, *INFLATION_BOUNDS))
+    if not shared.k:
+        return Calibration(inflation)
+    radius = np.sqrt(np.quantile(np.concatenate(distances), CALIBRATION_LEVEL)) / inflation
+    joint = float(radius / np.sqrt(chi2.ppf(CALIBRATION_LEVEL, len(shared.T))))
+    return Calibration(inflation, float(np.clip(joint, *JOINT_BOUNDS)), spread.factor)
+
+
+class _Spread:
+    """The prior covariance at which refits find, on average, the mean and the dispersion of the fit's eigenvalues.
+
+    With lambda_i the fit's and m their mean, the simulated users' are factor * m * (lambda_i / m)^unevenness: what is
+    known of few users makes some directions look stronger than others, as it makes all of them look weaker than they
+    are. Every refit says which two numbers would have led to the fit's own; the first two, from afar, don't count.
+    """
+
+    def __init__(self, T: Real) -> None:
+        values, vectors = np.linalg.eigh(symmetric(T))
+        self.values, self.vectors = real(values), real(vectors)
+        self.factor, self.unevenness = 1.0, 1.0
+        self.factors, self.unevennesses = list[float](), list[float]()
+
+    def root(self) -> Real:
+        """(p, p) a factor of the simulated users' covariance."""
+        if not len(self.values):
+            return self.vectors
+        mean = self.values.mean()
+        shape = np.maximum(self.values / max(mean, 1e-300), 1e-12) ** self.unevenness
+        return np.asarray(self.vectors * np.sqrt(self.factor * mean * shape / max(shape.mean(), 1e-300)))
+
+    def learn(self, T: Real) -> None:
+        if not len(self.values):
+            return
+        again = real(np.linalg.eigvalsh(symmetric(T)))
+        mean, uneven = _mean_and_dispersion(self.values)
+        mean_again, uneven_again = _mean_and_dispersion(again)
+        ahead = STRIDE * np.log(mean / mean_again)
+        self.factors.append(float(np.clip(np.log(self.factor) + ahead, *np.log(SPREAD_BOUNDS))))
+        self.unevennesses.append(float(np.clip(self.unevenness * uneven / uneven_again, *UNEVENNESS_BOUNDS)))
+        late = min(2, len(self.factors) - 1)
+        self.factor = float(np.exp(np.mean(self.factors[late:])))
+        self.unevenness = float(np.mean(self.unevennesses[late:]))
+
+
+def _mean_and_dispersion(values: Real) -> tuple[float, float]:
+    mean = max(float(values.mean()), 1e-12)
+    return mean, max(float(values.std()) / mean, 1e-6)
+
+
+def _targets(design: Design, rng: np.random.Generator) -> tuple[Int, Int]:
+    """Designs, and users drawn apart from them, as often as they have comparisons."""
+    most = min(design.n, CALIBRATION_TARGETS, max(100, DENSE_ENTRIES // (design.d1 * design.d2)))
+    rows = rng.choice(design.n, size=most, replace=False)
+    return rows, rng.permutation(design.user)[: len(rows)]
+
+
+def adapter_covariance(B: Real, error: Real, covariances: Real) -> Real:
+    """(N, p, p) of adapters with these posterior covariances, as coordinates along a B that is not quite known.
+
+    dB moves across B, so that only Theta_0's error falls on the adapters' own directions.
+    """
+    d2, p = error.shape[1] - B.shape[1], covariances.shape[-1]
+    common = np.einsum("ac,abr->cbr", B, error[:, :d2]).reshape(p, error.shape[2])
+    return np.asarray(covariances + common @ common.T)
+
+
+def _distances(true: Shared, W: Real, found: Shared, adapters: Adapters, error: Real, users: Int) -> Real:
+    """(len(users),) squared, in uncalibrated standard errors: from the found adapters to the truth's coordinates."""
+    k, d2 = found.k, found.d2
+    turn = found.B.T @ true.B + found.items.loadings.T @ true.items.loadings
+    shift = found.B.T @ (true.Theta_0 - found.Theta_0)
+    shift[:, 0] += found.items.loadings.T @ (true.items.bias - found.items.bias)
+    coordinates = shift + turn @ W[users].reshape(len(users), k, d2)
+    missed = (coordinates - adapters.means[users]).reshape(len(users), k * d2)
+    spread = adapter_covariance(found.B, error, adapters.covariances[users])
+    return np.asarray(np.einsum("np,np->n", missed, np.linalg.solve(spread, missed[..., None])[..., 0]))
 
 
 def _scores_of(design: Design, shared: Shared, adapters: Adapters, rows: Int, users: Int) -> Real:

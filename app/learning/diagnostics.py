@@ -59,6 +59,10 @@ class Diagnostics:
     """How much of what the model leaves unexplained recurs with an option, 0 to 1; chosen on held-out comparisons."""
     inflation: float
     """Factor on all standard errors, from the parametric bootstrap; 1 when not calibrated."""
+    joint_inflation: float = 1.0
+    """Factor on the radius of confidence ellipsoids, likewise."""
+    hidden_spread: float = 1.0
+    """Users' prior variances over those that the fit finds, likewise: what the bound hides of how users differ."""
     permutation_rank: int | None = None
     """Directions that beat permuted user labels; 0 says that users do not differ."""
     distance_to_previous: float | None = None

@@ -11,7 +11,7 @@ from app.learning.adapters import Adapters, predictive_moments
 from app.learning.arrays import Int, Real
 from app.learning.btl import fit_global_with_ridge
 from app.learning.comparisons import Comparisons
-from app.learning.confidence import bootstrap_inflation, shared_error
+from app.learning.confidence import Calibration, bootstrap, shared_error
 from app.learning.design import NO_ITEMS, Design, design_of
 from app.learning.diagnostics import Diagnostics, RankTrial, log_bracketing, singular_values
 from app.learning.errors import InvalidComparisonsError
@@ -20,7 +20,7 @@ from app.learning.items import NO_IDENTITY
 from app.learning.kernels import threads_to_ourselves
 from app.learning.metrics import SMALLEST_PROBABILITY
 from app.learning.mle import Start
-from app.learning.model import Model, no_adapters, solve_adapters, with_inflation
+from app.learning.model import Model, no_adapters, solve_adapters
 from app.learning.parameters import Ending, Shared, rotated
 from app.learning.selection import MOST_SPLITS, Choice, Split, Trial, choose, rank_ladder, split_comparisons
 from app.learning.spectral import leftover_energy, rank_by_permutation, spectral_start_with_items
@@ -31,8 +31,10 @@ Estimator = Literal["evidence", "mle"]
 TRIAL_PASSES = 40
 TRIAL_TOLERANCE = 1e-4
 """Trials on held-out comparisons need less than a published fit."""
-REFIT_PASSES = 20
-"""Passes of a bootstrap's refit."""
+REFIT_PASSES = 100
+"""Of a bootstrap's refit, at most."""
+CALIBRATION_COMPARISONS = 50_000
+"""Comparisons, of evenly spaced users, that the bootstrap answers anew: what it finds is a ratio, and needs no more."""
 COARSE_COMPARISONS = 60_000
 """A larger fit begins on evenly spaced users with about so many comparisons, then on four times as many, ..."""
 COARSE_USERS = 500
@@ -175,7 +177,7 @@ def _fit(job: _Job, rank: int | Literal["auto"], *, max_passes: int, tolerance: 
         everybody = _estimate(job, design, 0, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=None)[0]
     model = replace(_assemble(job, design, shared, ending, choice), everybody=everybody)
     if calibrate:
-        model = with_inflation(model, _inflation(job, sample, model))
+        model = replace(model, calibration=_calibration(job, design, model, tolerance))
     model = replace(model, diagnostics=_diagnostics(job, design, sample, model, choice))
     job.progress(FitProgress("done", 1.0, ending.passes, ending.objective))
     return model
@@ -351,7 +353,7 @@ def _bare_model(job: _Job, shared: Shared, adapters: Adapters, design: Design, d
         effective_weight=effective_weight(job, design),
         dependence=dependence,
         half_life_seconds=job.half_life_seconds,
-        inflation=1.0,
+        calibration=Calibration(),
         ending=Ending(converged=False, passes=0, reason="not yet estimated", objective=float("nan")),
         diagnostics=None,
     )
@@ -368,11 +370,12 @@ def _fitted_scores(design: Design, shared: Shared, adapters: Adapters) -> Real:
     return predictive_moments(design, shared, adapters.means.reshape(N, p), adapters.covariances)[0]
 
 
-def _inflation(job: _Job, sample: Design, model: Model) -> float:
+def _calibration(job: _Job, design: Design, model: Model, tolerance: float) -> Calibration:
     """By the parametric bootstrap on a sample of the users, whose own errors are compared with those predicted.
 
     Where real comparisons were found not to be independent, errors are never shrunk.
     """
+    sample = design.thinned(-(-design.n // CALIBRATION_COMPARISONS))
 
     def report(passes: int, objective: float) -> None:
         job.progress(FitProgress("calibrating", 0.9, passes, objective))
@@ -384,16 +387,15 @@ def _inflation(job: _Job, sample: Design, model: Model) -> float:
             relabelled,
             model.rank,
             max_passes=REFIT_PASSES,
-            tolerance=TRIAL_TOLERANCE,
+            tolerance=tolerance,
             report=report,
         )
         return found, solve_adapters(found, relabelled, job.estimator, tolerance=1e-4)
 
     adapters = solve_adapters(model.shared, sample, job.estimator, tolerance=1e-4)
     error = shared_error(sample, model.shared, adapters, _fitted_scores(sample, model.shared, adapters))
-    weight = model.effective_weight
-    inflation = bootstrap_inflation(sample, model.shared, error, refit, job.rng, effective_weight=weight)
-    return inflation if model.dependence == 0.0 else max(1.0, inflation)
+    found = bootstrap(sample, model.shared, error, refit, job.rng, effective_weight=model.effective_weight)
+    return found if model.dependence == 0.0 else replace(found, inflation=max(1.0, found.inflation))
 
 
 def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice: Choice) -> Diagnostics:
@@ -421,6 +423,8 @@ def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice
         effective_weight=model.effective_weight,
         dependence=model.dependence,
         inflation=model.inflation,
+        joint_inflation=model.calibration.joint,
+        hidden_spread=model.calibration.spread,
         permutation_rank=rank_by_permutation(sample, sample.scores(Theta_0), job.rng) if N > 1 else None,
         distance_to_previous=principal_angle_distance(model.raw_subspace(), warm.raw_subspace())
         if warm and comparable

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from app.learning.adapters import ADAPTER_TOLERANCE, Adapter, Adapters, penalised_maximum, posterior, predictive_moments
-from app.learning.arrays import Real, integers, real, sigmoid, writable
+from app.learning.arrays import Real, curvature, integers, real, sigmoid, writable
 from app.learning.belief import RewardBelief
 from app.learning.comparisons import Comparisons
+from app.learning.confidence import Calibration
 from app.learning.design import Design, design_of, place_of
 from app.learning.diagnostics import Diagnostics
 from app.learning.errors import InvalidComparisonsError
@@ -53,8 +54,8 @@ class Model:
     dependence: float
     """How much of what the model leaves unexplained recurs with an option: see design.effective_weights."""
     half_life_seconds: float | None
-    inflation: float
-    """Factor on every standard error, calibrated."""
+    calibration: Calibration
+    """Of the standard errors and of the ellipsoids."""
     ending: Ending
     diagnostics: Diagnostics | None
     """None in a model read back: the store keeps them beside the arrays."""
@@ -76,6 +77,11 @@ class Model:
     @property
     def rank(self) -> int:
         return self.shared.k
+
+    @property
+    def inflation(self) -> float:
+        """Factor on every standard error, calibrated."""
+        return self.calibration.inflation
 
     @property
     def converged(self) -> bool:
@@ -221,7 +227,7 @@ class Model:
     def _belief(self, adapter: Adapter, mean: Real, projected: Real, shared: Real, own: Real) -> RewardBelief:
         factor = self.inflation * np.hstack([projected @ covariance_root(adapter.covariance), shared])
         dimension = len(adapter.covariance) or shared.shape[1]
-        return RewardBelief(mean, factor, dimension, self.inflation**2 * own)
+        return RewardBelief(mean, factor, dimension, self.inflation**2 * own, self.calibration.joint)
 
     def predict(self, comparisons: Comparisons, adapters: Adapters | Sequence[Adapter] | None = None) -> Real:
         """(n,) probabilities that `chosen` is preferred, the adapter's uncertainty integrated out.
@@ -279,6 +285,7 @@ class Model:
             "scalars": np.array(
                 [self.effective_weight, self.half_life_seconds or np.inf, self.inflation, self.ending.objective]
             ),
+            "calibration": np.array([self.calibration.joint, self.calibration.spread]),
             "ending": np.array([int(self.ending.converged), self.ending.passes], dtype=np.int64),
             "words": np.array([self.estimator, self.ending.reason]),
         }
@@ -296,6 +303,7 @@ class Model:
         weight, half_life, inflation, objective = (float(v) for v in number("scalars"))
         converged, passes = (int(v) for v in np.asarray(arrays["ending"], dtype=np.int64))
         estimator, reason = (str(v) for v in arrays["words"])
+        joint, spread = (float(v) for v in np.asarray(arrays.get("calibration", (1.0, 1.0)), dtype=np.float64))
         items = _items_from(arrays)
         shared = Shared(number("theta_0"), number("subspace"), number("adapter_covariance"), number("ridge"), items)
         return cls(
@@ -313,7 +321,7 @@ class Model:
             effective_weight=weight,
             dependence=float(np.asarray(arrays.get("dependence", 0.0), dtype=np.float64)),
             half_life_seconds=None if np.isinf(half_life) else half_life,
-            inflation=inflation,
+            calibration=Calibration(inflation, joint, spread),
             ending=Ending(bool(converged), passes, reason, objective),
             diagnostics=None,
             everybody=_everybody_from(arrays, items),
@@ -414,14 +422,16 @@ def expected_probability(mean: Real, variance: Real) -> Real:
     return sigmoid(mean / np.sqrt(1.0 + np.pi * variance / 8.0))
 
 
+def expected_curvature(mean: Real, variance: Real) -> Real:
+    """E[sigmoid'(eta)] for eta ~ N(mean, variance), likewise: the derivative of `expected_probability` by the mean."""
+    scale = 1.0 / np.sqrt(1.0 + np.pi * variance / 8.0)
+    return scale * curvature(scale * mean)
+
+
 def no_adapters(shared: Shared) -> Adapters:
     p = len(shared.T)
     nobody = np.zeros(0, dtype=np.int64)
     return Adapters(np.zeros((0, shared.k, shared.d2)), np.zeros((0, p, p)), nobody, nobody.astype(np.bool_), nobody)
-
-
-def with_inflation(model: Model, inflation: float) -> Model:
-    return replace(model, inflation=inflation)
 
 
 def covariance_root(covariance: Real) -> Real:

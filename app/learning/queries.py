@@ -1,7 +1,8 @@
 """What to ask a user next: the pairs whose answers teach most.
 
 The gain of a pair is the information of its answer about the adapter, log(1 + w z^T V z) / 2 nats, with z = vec(B^T
-DPhi) and w = sigma'(E[eta]) times the comparison's effective weight. A batch is chosen greedily; after each pair V
+DPhi) and w = E[sigma'(eta)] times the comparison's effective weight: at the mean alone, an answer that only seems sure
+would count for nothing. A batch is chosen greedily; after each pair V
 shrinks by a rank-one update, so that the pairs don't all ask the same thing.
 """
 
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from app.learning.adapters import Adapter
-from app.learning.arrays import Int, Real, curvature, integers
-from app.learning.model import Model, expected_probability
+from app.learning.arrays import Int, Real, integers
+from app.learning.model import Model, expected_curvature, expected_probability
 
 POOL = 4000
 """Candidate pairs; all pairs where there are fewer."""
@@ -62,8 +63,10 @@ def most_informative_pairs(
     belief, Z = model.projected_rewards(adapter, items, context, item_ids=item_ids)
     mean = belief[pairs[:, 0]] - belief[pairs[:, 1]]
     Z = Z[pairs[:, 0]] - Z[pairs[:, 1]]
-    V, w = adapter.covariance.copy(), model.effective_weight * curvature(mean)
-    probability = expected_probability(mean, np.einsum("np,pq,nq->n", Z, V, Z))
+    V = adapter.covariance.copy()
+    variance = np.einsum("np,pq,nq->n", Z, V, Z, optimize=True)
+    w = model.effective_weight * expected_curvature(mean, variance)
+    probability = expected_probability(mean, variance)
     open_ = np.ones(len(pairs), dtype=np.bool_)
     chosen: list[InformativePair] = []
     while len(chosen) < n and open_.any():
