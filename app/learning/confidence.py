@@ -31,7 +31,7 @@ CALIBRATION_TARGETS = 4000
 """Simulated rewards that one refit is checked on."""
 CALIBRATION_USERS = 1000
 """Simulated users whose ellipsoids one refit is checked on."""
-SPREAD_REFITS, ERROR_REFITS = 4, 4
+SPREAD_REFITS, ERROR_REFITS = 4, 3
 """Refits that find the simulated users' spread, and those, after them, whose errors count."""
 MANY_COMPARISONS = 20_000
 """From here on half as many of both: each refit says more, and costs more."""
@@ -175,7 +175,7 @@ def bootstrap(
     share = 2 if design.n >= MANY_COMPARISONS else 1
     settling = SPREAD_REFITS // share if shared.k else 0
     spread, ratios, distances = _Spread(shared.T), list[Real](), list[Real]()
-    for number in range(settling + ERROR_REFITS // share):
+    for number in range(settling + -(-ERROR_REFITS // share)):
         W = rng.standard_normal((design.n_users, len(shared.T))) @ spread.root().T
         eta = offset + np.einsum("np,np->n", Z, W[design.user])
         labels = (rng.random(design.n) < sigmoid(eta)).astype(np.float64)

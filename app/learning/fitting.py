@@ -31,7 +31,7 @@ Estimator = Literal["evidence", "mle"]
 TRIAL_PASSES = 40
 TRIAL_TOLERANCE = 1e-4
 """Trials on held-out comparisons need less than a published fit."""
-REFIT_PASSES = 100
+REFIT_PASSES = 60
 """Of a bootstrap's refit, at most."""
 CALIBRATION_COMPARISONS = 50_000
 """Comparisons, of evenly spaced users, that the bootstrap answers anew: what it finds is a ratio, and needs no more."""

@@ -1,31 +1,57 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import chi2, norm
 
-from app.learning import RewardBelief, fit
-from tests.support.learning_worlds import World, catalogue
+from app.evaluation import Coverage, catalogue_coverage, mdp_coverage
+from app.evaluation.truth import draw_catalogue, draw_mdp
+from app.learning import Calibration, Model, RewardBelief, fit
+from tests.support.learning_worlds import catalogue
+
+Measure = Callable[[int, int, int, int], Coverage]
 
 
-def covered(world: World, level: float, seed: int) -> tuple[int, int]:
-    """How many of all users' rewards, less their mean item's, lie in their intervals."""
-    model = fit(world.comparisons, rank=2, rng=np.random.default_rng(seed))
-    items, weights = np.asarray(world.comparisons.X), np.full(world.rewards.shape[1], 1 / world.rewards.shape[1])
-    hits = 0
-    for user in range(0, len(world.rewards), 2):
-        lower, upper = model.rewards(model.adapter(user), items).minus(weights).interval(level)
-        truth = world.rewards[user] - world.rewards[user].mean()
-        hits += int(((lower <= truth) & (truth <= upper)).sum())
-    return hits, len(range(0, len(world.rewards), 2)) * len(weights)
+def in_catalogues(n_users: int, per_user: int, dim: int, seed: int) -> Coverage:
+    world = draw_catalogue(np.random.default_rng(seed), n_users=n_users, per_user=per_user, dim=dim, rank=2)
+    model = fit(world.data.comparisons(n_users), rank=2, rng=np.random.default_rng(seed))
+    return catalogue_coverage(model, world, ((i, model.adapter(i)) for i in range(0, n_users, 2)), level=0.95)
 
 
-@pytest.mark.parametrize(("n_users", "per_user", "d1"), [(200, 20, 8), (300, 30, 12)])
-def test_intervals_cover_within_two_points(n_users: int, per_user: int, d1: int) -> None:
-    counts = []
-    for seed in range(10):
-        rng = np.random.default_rng(100 + seed)
-        counts.append(covered(catalogue(rng, n_users=n_users, per_user=per_user, d1=d1, k=2), 0.95, seed))
-    hits, total = np.sum(counts, axis=0)
-    assert 0.93 <= hits / total <= 0.97
+def in_trajectories(n_users: int, per_user: int, _dim: int, seed: int) -> Coverage:
+    world = draw_mdp(np.random.default_rng(seed), n_users=n_users, per_user=per_user, rank=1)
+    model = fit(world.comparisons, rank=1, rng=np.random.default_rng(seed))
+    return mdp_coverage(model, world, ((i, model.adapter(i)) for i in range(n_users)), level=0.95)
+
+
+@pytest.mark.parametrize(
+    ("measure", "n_users", "per_user", "dim"),
+    [(in_catalogues, 200, 20, 8), (in_catalogues, 250, 8, 16), (in_trajectories, 60, 40, 0)],
+    ids=["catalogue", "few comparisons", "trajectories"],
+)
+def test_intervals_and_ellipsoids_cover(measure: Measure, n_users: int, per_user: int, dim: int) -> None:
+    found = [measure(n_users, per_user, dim, seed) for seed in range(2)]
+    assert 0.91 <= np.mean([one.intervals for one in found]) <= 0.98
+    assert 0.90 <= np.mean([one.ellipsoids for one in found]) <= 0.99
+    # What is told of the errors is about their size, not only enough of it.
+    assert 0.85 <= np.mean([one.reward_stderr / one.reward_error for one in found]) <= 1.2
+
+
+def test_a_stored_model_keeps_its_calibration() -> None:
+    world = catalogue(np.random.default_rng(3), n_users=20, per_user=5)
+    model = replace(fit(world.comparisons, rank=1, calibrate=False), calibration=Calibration(1.5, 1.25, 2.0))
+    arrays = model.to_arrays()
+    assert Model.from_arrays(arrays).calibration == model.calibration
+    del arrays["calibration"]
+    assert Model.from_arrays(arrays).calibration == Calibration(1.5)
+
+
+def test_nobody_differs_and_errors_are_calibrated_all_the_same() -> None:
+    world = catalogue(np.random.default_rng(4), n_users=40, per_user=10, spread=0.0)
+    model = fit(world.comparisons, rank=0)
+    assert model.calibration.joint == 1.0
+    assert 0.5 < model.inflation < 3.0
 
 
 def test_interval_and_ellipsoid_reach_as_far_as_their_quantiles() -> None:
@@ -34,6 +60,7 @@ def test_interval_and_ellipsoid_reach_as_far_as_their_quantiles() -> None:
     lower, upper = belief.interval(0.9)
     np.testing.assert_allclose(upper - lower, 2 * norm.ppf(0.95) * belief.stderr)
     assert belief.beta(0.9) == pytest.approx(np.sqrt(chi2.ppf(0.9, 2)))
+    assert replace(belief, joint=1.5).beta(0.9) == pytest.approx(1.5 * belief.beta(0.9))
 
 
 def test_a_reference_is_certain_of_itself() -> None:

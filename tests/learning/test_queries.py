@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from app.learning import Adapter, Comparisons, Model, fit, fold_in, most_informative_pairs
+from app.learning.model import expected_probability
 from tests.support.learning_worlds import Real, catalogue
 
 WORLD = catalogue(np.random.default_rng(91), n_users=100, per_user=25)
@@ -32,10 +33,16 @@ def test_the_first_pair_teaches_most_of_all(model: Model) -> None:
     for i in range(80):
         for j in range(i + 1, 80):
             z = model.B.T @ (x[i] - x[j])
-            eta = float(((x[i] - x[j]) @ model.Theta_0)[0])
-            w = model.effective_weight / ((1 + np.exp(eta)) * (1 + np.exp(-eta)))
+            w = weight(model, adapter, z, float(((x[i] - x[j]) @ model.Theta_0)[0]))
             best = max(best, 0.5 * np.log1p(w * z @ adapter.covariance @ z))
     assert first.information == pytest.approx(best)
+
+
+def weight(model: Model, adapter: Adapter, z: Real, eta: float) -> float:
+    """E[sigmoid'] over the belief about the score, from the expected probability's definition by differences."""
+    variance = np.array([z @ adapter.covariance @ z])
+    above, below = (expected_probability(np.array([eta + step]), variance)[0] for step in (1e-5, -1e-5))
+    return model.effective_weight * float(above - below) / 2e-5
 
 
 def test_a_batchs_information_adds_up_to_the_joint_one(model: Model) -> None:
@@ -45,7 +52,7 @@ def test_a_batchs_information_adds_up_to_the_joint_one(model: Model) -> None:
     gained = precision.copy()
     for p in pairs:
         z, eta = model.B.T @ (x[p.first] - x[p.second]), float(((x[p.first] - x[p.second]) @ model.Theta_0)[0])
-        gained += model.effective_weight / ((1 + np.exp(eta)) * (1 + np.exp(-eta))) * np.outer(z, z)
+        gained += weight(model, adapter, z, eta) * np.outer(z, z)
     joint = 0.5 * (np.linalg.slogdet(gained)[1] - np.linalg.slogdet(precision)[1])
     assert sum(p.information for p in pairs) == pytest.approx(joint)
 
