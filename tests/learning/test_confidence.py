@@ -1,16 +1,13 @@
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import chi2, norm
 
-from app.evaluation import Coverage, catalogue_coverage, mdp_coverage
-from app.evaluation.truth import draw_catalogue, draw_mdp
+from app.evaluation import Coverage, catalogue_coverage
+from app.evaluation.truth import draw_catalogue
 from app.learning import Calibration, Model, RewardBelief, fit
 from tests.support.learning_worlds import catalogue
-
-Measure = Callable[[int, int, int, int], Coverage]
 
 
 def in_catalogues(n_users: int, per_user: int, dim: int, seed: int) -> Coverage:
@@ -19,19 +16,9 @@ def in_catalogues(n_users: int, per_user: int, dim: int, seed: int) -> Coverage:
     return catalogue_coverage(model, world, ((i, model.adapter(i)) for i in range(0, n_users, 2)), level=0.95)
 
 
-def in_trajectories(n_users: int, per_user: int, _dim: int, seed: int) -> Coverage:
-    world = draw_mdp(np.random.default_rng(seed), n_users=n_users, per_user=per_user, rank=1)
-    model = fit(world.comparisons, rank=1, rng=np.random.default_rng(seed))
-    return mdp_coverage(model, world, ((i, model.adapter(i)) for i in range(n_users)), level=0.95)
-
-
-@pytest.mark.parametrize(
-    ("measure", "n_users", "per_user", "dim"),
-    [(in_catalogues, 200, 20, 8), (in_catalogues, 250, 8, 16), (in_trajectories, 60, 40, 0)],
-    ids=["catalogue", "few comparisons", "trajectories"],
-)
-def test_intervals_and_ellipsoids_cover(measure: Measure, n_users: int, per_user: int, dim: int) -> None:
-    found = [measure(n_users, per_user, dim, seed) for seed in range(2)]
+@pytest.mark.parametrize(("n_users", "per_user", "dim"), [(200, 20, 8), (250, 8, 16)])
+def test_intervals_and_ellipsoids_cover(n_users: int, per_user: int, dim: int) -> None:
+    found = [in_catalogues(n_users, per_user, dim, seed) for seed in range(2)]
     assert 0.91 <= np.mean([one.intervals for one in found]) <= 0.98
     assert 0.90 <= np.mean([one.ellipsoids for one in found]) <= 0.99
     # What is told of the errors is about their size, not only enough of it.
