@@ -38,6 +38,8 @@ class Versus:
     users: int
     users_better: int
     users_worse: int
+    mean_gain_of_better: float
+    mean_loss_of_worse: float
     user_gain: dict[str, float]
     """Quantiles over users of a user's mean gain."""
 
@@ -141,12 +143,15 @@ def versus(prob: Real, base: Real, user: Int) -> Versus:
     gain = losses(base) - losses(prob)
     owners, index, counts = np.unique(user, return_inverse=True, return_counts=True)
     by_user = np.bincount(index, gain) / counts
+    better, worse = by_user[by_user > 0], by_user[by_user < 0]
     return Versus(
         gain=float(gain.mean()),
         gain_stderr=_stderr_over_users(gain, user),
         users=len(owners),
-        users_better=int((by_user > 0).sum()),
-        users_worse=int((by_user < 0).sum()),
+        users_better=len(better),
+        users_worse=len(worse),
+        mean_gain_of_better=float(better.mean()) if len(better) else 0.0,
+        mean_loss_of_worse=-float(worse.mean()) if len(worse) else 0.0,
         user_gain={f"p{q}": float(np.percentile(by_user, q)) for q in (5, 25, 50, 75, 95)},
     )
 

@@ -36,6 +36,28 @@ class RankTrial:
 
 
 @dataclass(frozen=True, slots=True)
+class PersonalGain:
+    """The best personal model beside the best one for everybody (items' own effects included), on comparisons held out
+    while choosing; gains are log-loss saved, in nats a comparison.
+    """
+
+    rank: int
+    """Of the personal model, whether or not it is served."""
+    served: bool
+    gain: float
+    """Mean over comparisons."""
+    gain_stderr: float
+    """Over users."""
+    users: int
+    users_better: int
+    users_worse: int
+    mean_gain_of_better: float
+    mean_loss_of_worse: float
+    user_gain: dict[str, float]
+    """Quantiles over users of a user's mean gain."""
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostics:
     n_users: int
     n_comparisons: int
@@ -71,6 +93,8 @@ class Diagnostics:
     """Held-out log-loss of every rank and effective weight that was tried."""
     rank_reason: str = ""
     """Why this rank, in a sentence."""
+    personal_gain: PersonalGain | None = None
+    """How many users gain by their own adapter, how many lose, and by how much; none where nothing was held out."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -17,12 +17,21 @@ from app.learning.diagnostics import Diagnostics, RankTrial, log_bracketing, sin
 from app.learning.errors import InvalidComparisonsError
 from app.learning.features import FeatureMap, feature_map_of
 from app.learning.items import NO_IDENTITY
-from app.learning.kernels import threads_to_ourselves
+from app.learning.kernels import one_blas_thread
 from app.learning.metrics import SMALLEST_PROBABILITY
 from app.learning.mle import Start
 from app.learning.model import Model, no_adapters, solve_adapters
 from app.learning.parameters import Ending, Shared, rotated
-from app.learning.selection import MOST_SPLITS, Choice, Split, Trial, choose, rank_ladder, split_comparisons
+from app.learning.selection import (
+    MOST_SPLITS,
+    Choice,
+    Split,
+    Trial,
+    choose,
+    personal_gain,
+    rank_ladder,
+    split_comparisons,
+)
 from app.learning.spectral import leftover_energy, rank_by_permutation, spectral_start_with_items
 from app.learning.subspace import canonical_rotation, principal_angle_distance, procrustes_rotation
 
@@ -158,7 +167,7 @@ def fit(
         np.random.default_rng(0) if rng is None else rng,
         progress or (lambda _: None),
     )
-    with threads_to_ourselves(len(comparisons)):
+    with one_blas_thread():
         return _fit(job, rank, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
 
 
@@ -172,15 +181,21 @@ def _fit(job: _Job, rank: int | Literal["auto"], *, max_passes: int, tolerance: 
     shared, ending = _estimate(job, design, choice.rank, max_passes=max_passes, tolerance=tolerance, report=report)
     sample = design.thinned(-(-design.n // TRIAL_COMPARISONS))
     shared = _in_gauge(job, sample, shared)
-    everybody = None
-    if choice.rank:
-        everybody = _estimate(job, design, 0, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=None)[0]
-    model = replace(_assemble(job, design, shared, ending, choice), everybody=everybody)
+    model = replace(_assemble(job, design, shared, ending, choice), everybody=_everybody(job, design, choice))
     if calibrate:
         model = replace(model, calibration=_calibration(job, design, model, tolerance))
     model = replace(model, diagnostics=_diagnostics(job, design, sample, model, choice))
     job.progress(FitProgress("done", 1.0, ending.passes, ending.objective))
     return model
+
+
+def _everybody(job: _Job, design: Design, choice: Choice) -> Shared | None:
+    """The model for users nobody has heard of, at the dependence that is best for it; none where it is the model."""
+    if choice.rank == 0:
+        return None
+    if choice.alone is not None and choice.alone.dependence != choice.dependence:
+        design = job.design(job.comparisons, choice.alone.dependence)
+    return _estimate(job, design, 0, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=None)[0]
 
 
 def _features(comparisons: Comparisons, warm_start: Model | None) -> FeatureMap:
@@ -201,20 +216,20 @@ def _choose(job: _Job, rank: int | Literal["auto"]) -> Choice:
     n_active = len(np.unique(c.user))
     if n_active < 2:
         return Choice(0, 0.0, (), "fewer than two users have comparisons, so there is nothing to share")
-    if rank == 0:
+    if rank == 0 and (job.estimator == "mle" or c.tabular):
         return Choice(0, 0.0, (), "rank 0 was asked for")
     # The joint maximum is slow, and its choice matters less: one split is enough.
     splits = split_comparisons(c, job.rng, most=1 if job.estimator == "mle" else MOST_SPLITS)
     dimensions = job.features.d1 + len(job.item_ids(c))
     if rank != "auto":
         rank = min(rank, dimensions)
-    ranks = rank_ladder(dimensions, job.features.d2, n_active) if rank == "auto" else (0, rank)
-    if not splits[0].usable:
+    ranks = rank_ladder(dimensions, job.features.d2, n_active) if rank == "auto" else tuple(sorted({0, rank}))
+    if not splits:
         few = "there are too few comparisons to hold any out"
         return Choice(0 if rank == "auto" else rank, 0.0, (), few)
     begin = (4, 0.0) if job.warm_start is None else (job.warm_start.rank or 4, job.warm_start.dependence)
     trials = _Trials(job, c, splits, expected=len(ranks) + 3)
-    return choose(trials.run, ranks=ranks, start=begin, differ=rank == "auto" and _permutation_rank(job, c) > 0)
+    return choose(trials.run, ranks=ranks, start=begin, differ=lambda: _permutation_rank(job, c) > 0)
 
 
 def _permutation_rank(job: _Job, comparisons: Comparisons) -> int:
@@ -229,12 +244,13 @@ class _Trials:
     def __init__(self, job: _Job, comparisons: Comparisons, splits: Sequence[Split], *, expected: int) -> None:
         self.job, self.expected, self.finished = job, expected * len(splits), 0
         self.parts = [(comparisons.subset(s.fit), comparisons.subset(s.validate)) for s in splits]
+        held_out = np.concatenate([part.user for _, part in self.parts])
+        self.counts = np.bincount(held_out, minlength=comparisons.n_users)
         self.designs: dict[tuple[int, float], Design] = {}
 
     def run(self, rank: int, dependence: float) -> Trial:
         losses = [self._losses(number, rank, dependence) for number in range(len(self.parts))]
-        count = sum(len(held_out) for _, held_out in self.parts)
-        return Trial(rank, dependence, np.sum(losses, axis=0), count)
+        return Trial(rank, dependence, np.sum(losses, axis=0), self.counts)
 
     def _losses(self, number: int, rank: int, dependence: float) -> Real:
         """(N,) summed held-out log-loss of each user."""
@@ -431,4 +447,5 @@ def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice
         else None,
         trials=tuple(RankTrial(t.rank, t.dependence, t.log_loss) for t in choice.trials),
         rank_reason=choice.reason,
+        personal_gain=personal_gain(choice),
     )

@@ -13,7 +13,7 @@ is empty.
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TypeVar
 
@@ -74,9 +74,13 @@ def _pool(_process: int) -> ThreadPoolExecutor:
 @contextmanager
 def threads_to_ourselves(n: int) -> Iterator[None]:
     """BLAS keeps to one thread while passes over n comparisons have their own: its idle threads spin for a while."""
-    if n < SMALL:
+    with one_blas_thread() if n >= SMALL else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """For whoever multiplies many small matrices: where the cores are busy, waiting for a second thread is slow."""
     with _libraries().limit(limits=1, user_api="blas"):
         yield
 

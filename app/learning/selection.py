@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from app.learning.arrays import Int, Real
 from app.learning.comparisons import Comparisons
+from app.learning.diagnostics import PersonalGain
 
 HELD_OUT_SHARE = 0.25
 """Share of groups held out."""
@@ -33,11 +34,11 @@ MAX_ADAPTER_SIZE = 48
 PERSONAL_GAIN = 5e-4
 """Nats a comparison below which one model for everybody is served, however sure the gain."""
 SURE = 2.0
-"""Standard errors that the gain over one model for everybody must exceed."""
-SURE_OF_DIFFERENCES = 0.5
-"""The same where the permutation test has found that users differ, so that only the size of the gain is in doubt."""
+"""Standard errors that the gain over one model for everybody must exceed, unless users are known to differ."""
+DOUBT = 0.5
+"""Standard errors by which a rank may look worse than a lower one: trials learn from less than what is served."""
 SMALLEST_GAIN = 2e-4
-"""Nats a comparison below which a higher rank is not worth its computation."""
+"""Nats a comparison: a higher rank that surely gains less is not worth its computation."""
 ENOUGH_HELD_OUT = 15_000
 """Held-out comparisons that several splits are drawn for."""
 MOST_SPLITS = 4
@@ -63,7 +64,12 @@ class Trial:
     dependence: float
     user_losses: Real
     """(N,) summed held-out log-loss of each user, so that paired errors can be taken over users."""
-    count: int
+    user_counts: Int
+    """(N,) held-out comparisons of each user."""
+
+    @property
+    def count(self) -> int:
+        return int(self.user_counts.sum())
 
     @property
     def log_loss(self) -> float:
@@ -76,13 +82,18 @@ class Choice:
     dependence: float
     trials: tuple[Trial, ...]
     reason: str
+    alone: Trial | None = None
+    """The best model for everybody, where one was tried."""
+    personal: Trial | None = None
+    """The best personal model, served or not."""
 
 
 def split_comparisons(comparisons: Comparisons, rng: np.random.Generator, *, most: int = MOST_SPLITS) -> list[Split]:
     """Splits, the more the fewer comparisons one holds out: one draw of a few hundred decides nothing."""
     first = split_once(comparisons, rng)
     count = min(most, max(1, ENOUGH_HELD_OUT // max(1, int(first.validate.sum()))))
-    return [first, *(split_once(comparisons, rng) for _ in range(count - 1))]
+    drawn = [first, *(split_once(comparisons, rng) for _ in range(count - 1))]
+    return [split for split in drawn if split.usable]
 
 
 def split_once(comparisons: Comparisons, rng: np.random.Generator) -> Split:
@@ -126,15 +137,15 @@ def choose(
     *,
     ranks: tuple[int, ...],
     start: tuple[int, float],
-    differ: bool = False,
+    differ: Callable[[], bool] = lambda: False,
     dependences: tuple[float, ...] = DEPENDENCES,
 ) -> Choice:
-    """Walk over dependences at one rank, over ranks at the best one, up while it pays and down while it costs nothing,
-    and over dependences again.
+    """Walk over dependences at one rank, over ranks at the best one, and over dependences again.
 
-    A higher rank must gain more than `SMALLEST_GAIN`: items' and adapters' posteriors keep a generous one safe. To be
-    told from rank 0, one model for everybody, the gain must exceed two standard errors over users, paired; or half of
-    one where users are known to `differ`. A rank that was given, and stands alone, must only not be worse than rank 0.
+    Items' and adapters' posteriors keep a generous rank safe, and trials learn from less than the fit will: a higher
+    rank is taken unless it looks worse by half a standard error over users, paired, or surely gains nothing. To be
+    told from rank 0, one model for everybody, the gain must exceed two standard errors, or nothing where the rank was
+    given, and stands alone; where users are known to `differ`, which is asked only then, it is told as other ranks are.
     """
     tried: dict[tuple[int, float], Trial] = {}
 
@@ -143,31 +154,29 @@ def choose(
             tried[rank, dependence] = run(rank, dependence)
         return tried[rank, dependence]
 
-    rank = min((r for r in ranks if r > 0), key=lambda r: abs(r - start[0]))
     nearest = min(dependences, key=lambda d: abs(d - start[1]))
+    # By itself: what is gained by believing comparisons less must not count as personal.
+    alone = trial(0, _best_dependence(dependences, nearest, lambda d: trial(0, d).log_loss))
+    if not any(ranks):
+        return Choice(0, alone.dependence, tuple(tried.values()), "rank 0 was asked for", alone)
+    rank = min((r for r in ranks if r > 0), key=lambda r: abs(r - start[0]))
     dependence = _best_dependence(dependences, nearest, lambda d: trial(rank, d).log_loss)
     for higher in ranks[ranks.index(rank) + 1 :]:
-        if not _gains(trial(rank, dependence), trial(higher, dependence)):
+        if not _worth(trial(rank, dependence), trial(higher, dependence)):
             break
         rank = higher
-    best = trial(rank, dependence)
     for lower in (r for r in ranks[: ranks.index(rank)][::-1] if r):
-        if _gains(trial(lower, dependence), best):
+        if _worth(trial(lower, dependence), trial(rank, dependence)):
             break
         rank = lower
     dependence = _best_dependence(dependences, dependence, lambda d: trial(rank, d).log_loss)
     personal = trial(rank, dependence)
-    # Both ways: what is gained by believing comparisons less must not count as personal.
-    alone = min(trial(0, 0.0), trial(0, dependence), key=lambda t: t.log_loss)
     given = len([r for r in ranks if r]) == 1
-    worse = (
-        personal.log_loss >= alone.log_loss
-        if given
-        else not _pays(alone, personal, SURE_OF_DIFFERENCES if differ else SURE)
-    )
+    sure = personal.log_loss < alone.log_loss if given else _pays(alone, personal)
+    worse = not (sure or (_worth(alone, personal) and differ()))
     best = alone if worse else personal
     reason = _explain(alone, personal, given=given, worse=worse)
-    return Choice(best.rank, best.dependence, tuple(tried.values()), reason)
+    return Choice(best.rank, best.dependence, tuple(tried.values()), reason, alone, personal)
 
 
 def _explain(alone: Trial, personal: Trial, *, given: bool, worse: bool) -> str:
@@ -180,7 +189,7 @@ def _explain(alone: Trial, personal: Trial, *, given: bool, worse: bool) -> str:
     if worse:
         found = f"held-out comparisons show no reliable gain of rank {personal.rank}"
         return f"{found} over one model for everybody ({margin})"
-    return f"the smallest rank not worse than the best on held-out comparisons; its gain over rank 0: {margin}"
+    return f"no other rank is better on held-out comparisons, as far as they can tell; its gain over rank 0: {margin}"
 
 
 def _best_dependence(ladder: tuple[float, ...], start: float, loss: Callable[[float], float]) -> float:
@@ -194,22 +203,47 @@ def _best_dependence(ladder: tuple[float, ...], start: float, loss: Callable[[fl
     return best
 
 
-def _gains(smaller: Trial, larger: Trial) -> bool:
-    return smaller.log_loss - larger.log_loss > SMALLEST_GAIN
+def _worth(smaller: Trial, larger: Trial) -> bool:
+    """Is the larger rank worth its computation, as far as one can tell?"""
+    gain, error = _paired_gain(smaller, larger)
+    return gain >= -DOUBT * error and gain + SURE * error >= SMALLEST_GAIN
 
 
-def _pays(alone: Trial, personal: Trial, sure: float) -> bool:
+def _pays(alone: Trial, personal: Trial) -> bool:
     gain, error = _paired_gain(alone, personal)
-    return gain > max(sure * error, PERSONAL_GAIN)
+    return gain > max(SURE * error, PERSONAL_GAIN)
 
 
 def _paired_gain(baseline: Trial, other: Trial) -> tuple[float, float]:
     """Mean gain in nats a comparison, and its standard error with users as the sampling unit."""
     difference = baseline.user_losses - other.user_losses
-    active = difference[(baseline.user_losses != 0) | (other.user_losses != 0)]
+    active = difference[baseline.user_counts > 0]
     gain = float(difference.sum()) / baseline.count
     spread = float(np.sqrt(len(active) * active.var())) if len(active) > 1 else abs(float(difference.sum()))
     return gain, spread / baseline.count
+
+
+def personal_gain(choice: Choice) -> PersonalGain | None:
+    """What adapters gained over one model for everybody where both were tried; none where they were not."""
+    alone, personal = choice.alone, choice.personal
+    if alone is None or personal is None:
+        return None
+    gain, error = _paired_gain(alone, personal)
+    heard = alone.user_counts > 0
+    by_user = (alone.user_losses - personal.user_losses)[heard] / alone.user_counts[heard]
+    better, worse = by_user[by_user > 0], by_user[by_user < 0]
+    return PersonalGain(
+        rank=personal.rank,
+        served=choice.rank > 0,
+        gain=gain,
+        gain_stderr=error,
+        users=len(by_user),
+        users_better=len(better),
+        users_worse=len(worse),
+        mean_gain_of_better=float(better.mean()) if len(better) else 0.0,
+        mean_loss_of_worse=-float(worse.mean()) if len(worse) else 0.0,
+        user_gain={f"p{q}": float(np.percentile(by_user, q)) for q in (5, 25, 50, 75, 95)},
+    )
 
 
 def rank_ladder(d1: int, d2: int, n_users: int) -> tuple[int, ...]:

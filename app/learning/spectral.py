@@ -16,7 +16,7 @@ from app.learning.design import Design
 
 START_TOLERANCE = 1e-2
 """Relative accuracy of the start's eigenvectors."""
-PERMUTATIONS = 20
+PERMUTATIONS = 39
 """Relabelled data sets whose largest eigenvalue a direction must beat."""
 
 

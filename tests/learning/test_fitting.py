@@ -93,6 +93,14 @@ def test_adapters_beat_the_global_model_where_users_differ() -> None:
     personal, common = fit(learn, rank="auto", calibrate=False), fit(learn, rank=0, calibrate=False)
     assert personal.rank >= 2
     assert log_loss(personal, test) < log_loss(common, test) - 0.05
+    assert personal.diagnostics is not None
+    told = personal.diagnostics.personal_gain
+    assert told is not None
+    assert (told.rank, told.served) == (personal.rank, True)
+    assert told.gain > 0.05 > told.gain_stderr > 0
+    assert told.users_better > 2 * told.users_worse
+    assert told.users_better + told.users_worse <= told.users == 120
+    assert told.mean_gain_of_better > told.mean_loss_of_worse >= 0
 
 
 def test_the_true_rank_is_found_in_most_worlds() -> None:
@@ -107,6 +115,10 @@ def test_where_users_do_not_differ_everybody_gets_the_global_model() -> None:
     assert fitted.diagnostics is not None
     assert fitted.diagnostics.permutation_rank == 0
     assert "no reliable gain" in fitted.diagnostics.rank_reason
+    told = fitted.diagnostics.personal_gain
+    assert told is not None
+    assert told.rank > 0
+    assert not told.served
     assert {t.rank for t in fitted.diagnostics.trials} >= {0, 1}
     belief = fitted.rewards(fitted.adapter(0), np.asarray(world.comparisons.X))
     assert (belief.stderr > 0).all()
