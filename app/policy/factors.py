@@ -12,7 +12,7 @@ import numpy as np
 
 from app.policy.mdp import FiniteHorizonMDP, Real
 
-EXPLICIT = 192
+EXPLICIT = 32
 """Dimensions up to which Hessians are matrices, and so is L."""
 
 

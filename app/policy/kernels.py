@@ -9,7 +9,7 @@ where all steps share one. Rewards (R, S * A) and visits likewise have one row f
 import numpy as np
 from numba import njit
 
-BLOCK = 256
+BLOCK = 128
 """Rows of a Hessian's square root that are multiplied together."""
 NEVER = -30.0
 """Exponent below which a probability is written as 0: 1e-13."""

@@ -43,10 +43,10 @@ DEPENDENT = 1e-12
 """Share of the largest eigenvalue of the Gram matrix below which a direction is rounding."""
 
 
-def first_planes(search: Search, start: Real) -> tuple[Reason | None, Real]:
-    """Add a few planes from `start`, and a few more while they are about to finish; as `cutting_planes`."""
+def first_planes(search: Search, start: Real, few: int) -> tuple[Reason | None, Real]:
+    """Add `few` planes from `start`, and more while they are about to finish; say where that got and why it stops."""
     u, master, gaps = start, _Master(search), [search.gap]
-    while (reason := search.stopped()) is None and (len(gaps) <= FEW or _nearly_there(search, gaps)):
+    while (reason := search.stopped()) is None and (len(gaps) <= few or _nearly_there(search, gaps)):
         search.cut(u)
         u = master.next_point(u)
         gaps.append(search.gap)

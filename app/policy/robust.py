@@ -24,13 +24,16 @@ import numpy as np
 from app.policy.dynamics import Dynamics
 from app.policy.factors import EXPLICIT, Factor, FullSpace, MatrixFactor
 from app.policy.mdp import FiniteHorizonMDP, Int, Real
-from app.policy.planes import cutting_planes, first_planes
+from app.policy.planes import FEW, RECENT, cutting_planes, first_planes
 from app.policy.search import Limits, PlanProgress, Problem, Reason, Search, stochastic
 from app.policy.sets import LevelSet, UnitBall
 from app.policy.smoothing import smoothed_newton
 
 NEGLIGIBLE = 1e-12
 """Probability below which an action is an artefact of arithmetic, and never taken."""
+
+SHY = 1e-9
+"""Share by which an earlier worst case is drawn in, so that rounding does not put it outside the set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +60,8 @@ class RobustPolicy:
     """What the greedy policy promises over the reference at the estimated rewards."""
     relative_gap: float
     """`gap` over the upper bound, or over a hundredth of the stake if that is more."""
+    temperature: float
+    """At which the smoothed dual was left, for the next request; 0 where it was not needed."""
     iterations: int
     """Backward inductions."""
     converged: bool
@@ -143,14 +148,16 @@ def robust_policy(
     if radius == 0.0 or not _uncertain(scaled):
         return _nominal(search, problem, shown, radius)
     start = _start(search, problem, warm_start, radius)
-    return _certified(search, problem, shown, radius, _run(search, problem, start))
+    before = warm_start.temperature if isinstance(warm_start, RobustPolicy) else 0.0
+    return _certified(search, problem, shown, radius, _run(search, problem, start, before))
 
 
-def _run(search: Search, problem: Problem, start: Real) -> Reason:
+def _run(search: Search, problem: Problem, start: Real, before: float) -> Reason:
+    """Search from `start`; `before` is the temperature at which an earlier search ended, or 0."""
     planes = isinstance(problem.within, UnitBall)
-    reason, u = first_planes(search, start) if planes else (None, start)
+    reason, u = first_planes(search, start, FEW if before == 0.0 else RECENT) if planes else (None, start)
     if reason is None:
-        reason, u = smoothed_newton(search, problem, u)
+        reason, u = smoothed_newton(search, problem, u if before == 0.0 else start, before)
     if reason is None and planes:
         reason = cutting_planes(search, u)
     return reason or "precision"
@@ -206,7 +213,7 @@ def _uncertain(factor: Factor) -> bool:
 
 
 def _start(search: Search, problem: Problem, given: "Real | RobustPolicy | None", radius: float) -> Real:
-    """A point strictly inside, whatever was given; an earlier policy becomes a candidate."""
+    """A point strictly inside, whatever was given; an earlier policy becomes a candidate, its worst case a bound."""
     if isinstance(given, RobustPolicy):
         if given.policy.shape == problem.dynamics.shape and _possible(problem, given.policy):
             search.atoms.append(problem.given(given.policy))
@@ -215,7 +222,10 @@ def _start(search: Search, problem: Problem, given: "Real | RobustPolicy | None"
     q = problem.factor.dimension
     if given is None or given.shape != (q,) or not np.isfinite(given).all():
         return np.zeros(q)
-    return problem.within.inside(given / radius)
+    u = np.asarray((1.0 - SHY) * given / radius)
+    start = problem.within.inside(u)
+    search.cut(u if problem.within.room(u) >= 0.0 else start)
+    return start
 
 
 def _possible(problem: Problem, policy: Real) -> bool:
@@ -277,6 +287,7 @@ def _answer(
         worst_case=radii[1] * search.worst_case,
         stake=search.stake,
         relative_gap=gap / search.scale if gap > 0 else 0.0,
+        temperature=search.temperature,
         iterations=search.iterations,
         converged=reason == "tolerance",
         reason=reason,

@@ -170,6 +170,8 @@ class Search:
     stake: float = 0.0
     """What the greedy policy promises over the reference, which is g(0)."""
     iterations: int = 0
+    temperature: float = 0.0
+    """At which the dual was smoothed last."""
 
     def __post_init__(self) -> None:
         self.worst_case = np.zeros(self.problem.factor.dimension)

@@ -57,19 +57,22 @@ Newton step more was saved."""
 LEAST_TEMPERATURE = 1e-9
 """In units of the stake: below it exp(Q / tau) has too few digits."""
 
-CONJUGATE_STEPS = 60
+CONJUGATE_STEPS = 200
 """Products with a Hessian that is too large to be a matrix, a Newton step at most."""
 
 INEXACT = 0.1
 """Share of the gradient that such a Newton step may leave."""
 
 
-def smoothed_newton(search: Search, problem: Problem, start: Real) -> tuple[Reason | None, Real]:
-    """Follow falling temperatures from `start`, strictly inside the set, until the search stops or digits run out."""
+def smoothed_newton(search: Search, problem: Problem, start: Real, before: float) -> tuple[Reason | None, Real]:
+    """Follow falling temperatures from `start`, strictly inside the set, until the search stops or digits run out.
+
+    `before` is a temperature to begin near, where an earlier search is taken up, or 0.
+    """
     if problem.dynamics.shape[2] == 1:
         return None, start
     smooth = _Smoothing(search, problem, np.empty(problem.dynamics.shape))
-    path, tau = _Path(problem.within, start), _first_temperature(smooth, start)
+    path, tau = _Path(problem.within, start), _first_temperature(smooth, start, before)
     while (reason := search.stopped()) is None and tau > LEAST_TEMPERATURE * search.stake:
         found, steps, reason = _level(smooth, path.at(tau), tau)
         path.add(tau, found)
@@ -128,6 +131,7 @@ class _Smoothing:
         visits, present = problem.dynamics.spread(self.policy, problem.steps)
         value, uncertainty = problem.advantage(visits)
         search.iterations += 1
+        search.temperature = tau
         barrier = problem.within.barrier(u)
         atom = Atom(u, tau, value, uncertainty)
         search.offer([(1.0, atom)])
@@ -191,11 +195,11 @@ def _level(smooth: _Smoothing, u: Real, tau: float) -> tuple[Real, int, Reason |
     return here.u, step, None
 
 
-def _first_temperature(smooth: _Smoothing, u: Real) -> float:
+def _first_temperature(smooth: _Smoothing, u: Real, before: float) -> float:
     """Cool enough to be worth it, and warm enough that Newton's method starts near."""
     search = smooth.search
     H, _, A = smooth.problem.dynamics.shape
-    tau = FIRST_SHARE * search.gap / (H * math.log(A))
+    tau = before or FIRST_SHARE * search.gap / (H * math.log(A))
     while search.stopped() is None:
         here = smooth.evaluate(u, tau)
         if -float(here.gradient @ smooth.direction(here)) <= NEAR * tau or tau > HOTTEST * search.stake:

@@ -158,3 +158,76 @@ def test_roundings_within_the_tolerance_are_normalised_away() -> None:
 def test_a_bandit_is_one_state_and_one_step() -> None:
     mdp = FiniteHorizonMDP.bandit(7)
     assert (mdp.n_states, mdp.n_actions, mdp.horizon, mdp.initial.tolist()) == (1, 7, 1, [1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "index", "message"),
+    [
+        (
+            {"unavailable": [[0, 1], [2, 0]]},
+            "unavailable",
+            1,
+            "unavailable: row 1: the state is 2; it must be a whole number from 0 to 1.",
+        ),
+        ({"unavailable": [0, 1]}, "unavailable", None, "unavailable: every row must be [state, action]."),
+        ({"terminal": [-1]}, "terminal", 0, "terminal: row 0: the state is -1; it must be a whole number from 0 to 1."),
+        (
+            {"unavailable": [[1, 0], [1, 1]]},
+            "unavailable",
+            0,
+            "unavailable: state 1 is left without any action; one must remain, or the state be terminal.",
+        ),
+        (
+            {"unavailable": [[1, 0]]},
+            "transitions",
+            2,
+            (
+                "transitions: row 2: it leads out of state 1, action 0, "
+                "which cannot be chosen: the state is terminal or the action unavailable."
+            ),
+        ),
+        (
+            {"terminal": [0]},
+            "transitions",
+            0,
+            (
+                "transitions: row 0: it leads out of state 0, action 0, "
+                "which cannot be chosen: the state is terminal or the action unavailable."
+            ),
+        ),
+        (
+            {"state_features": [[1.0]]},
+            "state_features",
+            None,
+            "state_features: the shape is (1, 1); it must be (2, d), a row a state.",
+        ),
+        (
+            {"action_features": [[1.0, 2.0], [1.0, np.inf]]},
+            "action_features",
+            1,
+            "action_features: entry 1 of action 1 is inf; it must be a finite number.",
+        ),
+    ],
+)
+def test_what_cannot_be_chosen_and_features_are_checked(
+    options: dict[str, Any], field: str, index: int | None, message: str
+) -> None:
+    with pytest.raises(InvalidMdpError) as caught:
+        FiniteHorizonMDP.from_triples(2, 2, 3, MOVES, INITIAL, **options)
+    assert (str(caught.value), caught.value.field, caught.value.index) == (message, field, index)
+
+
+def test_a_reference_takes_no_action_that_cannot_be_taken_and_none_at_the_end() -> None:
+    mdp = FiniteHorizonMDP.from_triples(
+        3, 2, 2, [[0, 0, 2, 1.0], [1, 0, 0, 1.0], [1, 1, 2, 1.0]], [1, 0, 0], unavailable=[[0, 1]], terminal=[2]
+    )
+    assert mdp.uniform_policy()[0].tolist() == [[1.0, 0.0], [0.5, 0.5], [0.0, 0.0]]
+    assert mdp.policy([[1.0, 0.0], [0.2, 0.8], [0.3, 0.3]])[1].tolist() == [[1.0, 0.0], [0.2, 0.8], [0.0, 0.0]]
+    assert mdp.terminal.tolist() == [False, False, True]
+    with pytest.raises(InvalidMdpError) as caught:
+        mdp.policy(np.full((3, 2), 0.5))
+    assert str(caught.value) == (
+        "reference_policy: action 1 has the probability 0.5 in state 0, step 0; it cannot be taken "
+        "there, so it must be 0."
+    )
+    assert caught.value.index == 0

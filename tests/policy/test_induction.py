@@ -100,3 +100,27 @@ def test_sampling_follows_the_seed_and_the_distribution() -> None:
     shares = np.bincount(drawn, minlength=3) / 2000
     assert shares[1] == 0
     assert abs(shares[2] - 0.8) < 5 * np.sqrt(0.16 / 2000)
+
+
+def test_nothing_is_drawn_in_a_terminal_state() -> None:
+    with pytest.raises(ValueError, match="the state is terminal"):
+        sample_action(np.zeros(3), np.random.default_rng(0))
+
+
+def test_an_estimated_reference_knows_what_can_be_taken_and_where_an_episode_ends() -> None:
+    rows = np.array([[0, 0, 1, 1.0], [0, 1, 2, 1.0], [1, 0, 2, 1.0]])
+    mdp = FiniteHorizonMDP.from_triples(3, 2, 2, rows, [1, 0, 0], unavailable=[[1, 1]], terminal=[2])
+    found = estimated_reference(mdp, np.array([[0, 1], [0, 2]]), np.array([[0, 0], [1, 0]]), smoothing=2.0)
+    assert found.tolist() == [[0.5, 0.5], [1.0, 0.0], [0.0, 0.0]]
+    with pytest.raises(ValueError, match="actions: trajectory 0, step 1 takes 1 in state 1, where it cannot be taken"):
+        estimated_reference(mdp, np.array([[0, 1]]), np.array([[0, 1]]))
+
+
+def test_induction_passes_over_what_cannot_be_taken() -> None:
+    rows = np.array([[0, 0, 1, 1.0], [0, 1, 2, 1.0], [1, 0, 2, 1.0]])
+    mdp = FiniteHorizonMDP.from_triples(3, 2, 2, rows, [1, 0, 0], unavailable=[[1, 1]], terminal=[2])
+    found = backward_induction(mdp, np.array([[0.0, 2.0], [3.0, 99.0], [99.0, 99.0]]))
+    assert found.policy.tolist() == [[0, 0, -1], [1, 0, -1]]
+    assert found.values.tolist() == [[3.0, 3.0, 0.0], [2.0, 3.0, 0.0], [0.0, 0.0, 0.0]]
+    assert found.q[0, 1].tolist() == [3.0, -np.inf]
+    assert occupancy(mdp, found.policy)[:, :2].tolist() == [[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,34 @@ def test_a_warm_start_leads_to_the_same_optimum_sooner() -> None:
     assert warm.converged
     assert warm.lower == pytest.approx(cold.lower, rel=2e-4)
     assert warm.iterations < cold.iterations
+
+
+@pytest.mark.parametrize("beta", [MEDIUM, LARGE, HUGE])
+def test_the_last_answer_is_taken_up_where_it_was_left(beta: float) -> None:
+    world = random_world(13, n_states=8, n_actions=4, horizon=5, q=6)
+    first = plan(world, beta)
+    assert plan(world, beta, warm_start=first).iterations <= 2
+    moved = World(world.mdp, world.mean + 0.01, world.factor * 0.99, world.reference)
+    moved.mean[0, 0] += 0.01
+    cold, warm = plan(moved, beta), plan(moved, beta, warm_start=first)
+    assert warm.converged
+    assert warm.lower == pytest.approx(cold.lower, rel=2e-4)
+    assert warm.iterations < cold.iterations
+
+
+def test_an_answer_for_another_mdp_does_no_harm() -> None:
+    other = plan(random_world(1, n_states=5), MEDIUM)
+    found = plan(random_world(2), MEDIUM, warm_start=other)
+    assert found.lower == pytest.approx(plan(random_world(2), MEDIUM).lower, rel=2e-4)
+    world = random_world(3)
+    available = np.ones((4, 3), dtype=bool)
+    available[1, 2] = False
+    fewer = replace(world.mdp, available=available)
+    again = robust_policy(
+        fewer, world.mean, world.factor, beta=MEDIUM, reference="uniform", warm_start=plan(world, MEDIUM)
+    )
+    assert not again.policy[:, 1, 2].any()
+    assert again.converged
 
 
 @pytest.mark.parametrize("start", [np.ones(99), np.full(3, np.nan), np.full(3, 1e9), np.zeros(3)])
