@@ -74,11 +74,6 @@ def decode_one(line: bytes) -> WirePreference:
     return _one.decode(line)
 
 
-def decode_lines(lines: bytes) -> list[WirePreference]:
-    """Every line of NDJSON; empty ones are left out."""
-    return _one.decode_lines(lines)
-
-
 def decode_body(body: bytes) -> tuple[list[WirePreference], bool]:
     """One preference or a batch; the second value says that it is a batch."""
     if b'"preferences"' in body:

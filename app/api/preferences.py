@@ -1,12 +1,15 @@
 """Preferences: recorded in batches, or imported line by line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
 import structlog
 from fastapi import APIRouter, Body, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
 
 from app.api.auth import Feeder, check_feeds
 from app.api.compiled import CompiledRoute, first_try, says_json
@@ -16,13 +19,22 @@ from app.api.decoding import WirePreference, decode_body
 from app.api.environments import EnvironmentName, example
 from app.api.imports import Import
 from app.api.problems import problems
-from app.api.schemas.preferences import ImportAnswer, PreferenceBatch, PreferenceBody, PreferencesBody, RecordedAnswer
+from app.api.schemas.preferences import (
+    ImportAnswer,
+    ImportProgress,
+    PreferenceBatch,
+    PreferenceBody,
+    PreferencesBody,
+    RecordedAnswer,
+)
 from app.api.services import Services, UsedServices, services_of
 from app.domain import DomainError, Recorded
 
 router = APIRouter(tags=["preferences"], route_class=CompiledRoute)
 
 log = structlog.get_logger()
+
+NDJSON = "application/x-ndjson"
 
 _ONE: dict[str, Any] = {"user": "ada", "chosen": {"item": "a"}, "rejected": {"item": "b"}, "id": "answer-1"}
 _EXAMPLES: dict[str, Any] = {
@@ -133,9 +145,13 @@ def _from_root(error: DomainError) -> DomainError:
 @router.post(
     "/v1/environments/{environment}/preferences/import",
     summary="Import preferences",
-    description="NDJSON of any length: one preference a line, read and stored in batches of 1,000, each its own "
+    response_model=ImportAnswer,
+    description="NDJSON of any length: one preference a line, stored in parts of some thousand lines, each its own "
     "transaction. Bad lines do not stop good ones; the first 20 are answered with their numbers. What was stored "
-    "stays stored when the connection breaks, so only lines with an `id` can be sent again safely.",
+    "stays stored when the connection breaks, and lines with an `id` can be sent again safely: as duplicates. "
+    "With `Accept: application/x-ndjson` the answer comes line by line while the import runs: one object a part, with "
+    "`lines`, `accepted`, `duplicates` and `rejected` so far, and at the end the object that is answered otherwise, or "
+    "`code` and `detail` of what stopped it.",
     responses={
         200: example(
             {
@@ -162,11 +178,57 @@ def _from_root(error: DomainError) -> DomainError:
     },
 )
 async def import_lines(
-    environment: EnvironmentName, request: Request, services: UsedServices, _: Feeder
-) -> ImportAnswer:
+    environment: EnvironmentName, request: Request, response: Response, services: UsedServices, _: Feeder
+) -> Any:
     importing = Import(services, (await services.current.environment(environment)).definition)
-    async for chunk in request.stream():
-        await importing.feed(chunk)
+    if request.headers.get("accept") == NDJSON:
+        return _WhileReading(_told(importing, request))
+    async for _progress in _progress_of(importing, request):
+        pass
+    answer = await _finished(importing)
+    acknowledge(response, importing.position)
+    return answer
+
+
+class _WhileReading(Response):
+    """An answer that is sent while the request is read; the framework's own would take parts of the request itself."""
+
+    media_type = NDJSON
+
+    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+        super().__init__()
+        self._lines = lines
+        del self.headers["content-length"]
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for line in self._lines:
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _progress_of(importing: Import, request: Request) -> AsyncIterator[ImportProgress]:
+    try:
+        async for chunk in request.stream():
+            if await importing.feed(chunk):
+                yield importing.progress
+    except ClientDisconnect:
+        await importing.break_off()
+        raise
+
+
+async def _told(importing: Import, request: Request) -> AsyncIterator[bytes]:
+    """Progress line by line; the status has been sent, so what goes wrong is a line as well."""
+    try:
+        async for progress in _progress_of(importing, request):
+            yield progress.model_dump_json().encode() + b"\n"
+        yield (await _finished(importing)).model_dump_json().encode() + b"\n"
+    except DomainError as error:
+        yield json.dumps({"code": error.code, "detail": error.message}).encode() + b"\n"
+
+
+async def _finished(importing: Import) -> ImportAnswer:
     answer = await importing.finish()
     log.info("import", accepted=answer.accepted, duplicates=answer.duplicates, rejected=answer.rejected)
     return answer

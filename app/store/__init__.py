@@ -17,6 +17,7 @@ from app.store.environments import (
     put_environment,
 )
 from app.store.events import EVENT_LIFETIME, find_event, note_event, record_event
+from app.store.importing import Imported, import_preferences
 from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
 from app.store.keys import authenticate, create_key, list_keys, revoke_key
 from app.store.loading import load_preferences, user_comparisons
@@ -57,6 +58,7 @@ __all__ = [
     "EmbeddedPostgres",
     "EnvironmentState",
     "EnvironmentSummary",
+    "Imported",
     "NewModel",
     "Notice",
     "Notices",
@@ -86,6 +88,7 @@ __all__ = [
     "get_environment",
     "get_model",
     "get_refit",
+    "import_preferences",
     "item_features",
     "list_environments",
     "list_items",

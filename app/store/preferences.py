@@ -69,7 +69,7 @@ _LOCK_USERS = text(
 _RECORD = text(
     """
     WITH given AS MATERIALIZED (
-        SELECT nextval(pg_get_serial_sequence('preferences', 'id')) AS id, rows.*
+        SELECT nextval('preferences_id_seq') AS id, rows.*
         FROM unnest(
             CAST(:environment_ids AS bigint[]), CAST(:user_keys AS bigint[]), CAST(:chosen_keys AS bigint[]),
             CAST(:rejected_keys AS bigint[]), CAST(:context_keys AS bigint[]), CAST(:chosen_steps AS bytea[]),
@@ -219,21 +219,11 @@ class _Request:
         if self.environment is None:
             raise NotFoundError(f"There is no environment {self.submission.environment!r}.")
         for index, preference in enumerate(self.batch):
-            _check_shape(self.environment, index, preference)
+            check_shape(self.environment, preference, f"/preferences/{index}")
 
     def check_items(self, items: FoundItems) -> None:
-        here = self.row.id
         for index, preference in enumerate(self.batch):
-            for side, option in (("chosen", preference.chosen), ("rejected", preference.rejected)):
-                if isinstance(option, ItemOption) and (here, option.item) not in items.live:
-                    gone = (here, option.item) in items.retired
-                    why = f"Item {option.item!r} is retired from" if gone else f"There is no item {option.item!r} in"
-                    pointer = f"/preferences/{index}/{side}/item"
-                    raise InvalidInputError(f"{why} environment {self.row.name!r}.", pointer=pointer)
-            if _option_content(preference.chosen) == _option_content(preference.rejected):
-                raise InvalidInputError(
-                    "The chosen and the rejected option are the same.", pointer=f"/preferences/{index}/rejected"
-                )
+            check_option_rows(self.row, items, preference, f"/preferences/{index}")
 
     def check_ids(self, stored: dict[ClientIdIn, bytes]) -> None:
         here = self.row.id
@@ -287,7 +277,7 @@ async def _write(connection: AsyncConnection, items: FoundItems, requests: Seque
     said = [(request, index, request.batch[index]) for request in requests for index in request.fresh]
     if not said:
         return
-    options, contexts = _contents(requests)
+    options, contexts = contents_of((request.row.id, one) for request, _, one in said)
     option_keys = await intern_options(connection, options)
     context_keys = await intern_contexts(connection, contexts)
     user_keys = await _lock_users(connection, sorted({(request.row.id, one.user) for request, _, one in said}))
@@ -295,11 +285,11 @@ async def _write(connection: AsyncConnection, items: FoundItems, requests: Seque
         (
             request.row.id,
             user_keys[request.row.id, one.user],
-            _key(request.row.id, one.chosen, items, option_keys),
-            _key(request.row.id, one.rejected, items, option_keys),
+            option_key(request.row.id, one.chosen, items, option_keys),
+            option_key(request.row.id, one.rejected, items, option_keys),
             None if one.context is None else context_keys[request.row.id, context_hash(one.context)],
-            _steps(one.chosen),
-            _steps(one.rejected),
+            steps_of(one.chosen),
+            steps_of(one.rejected),
             one.label,
             one.weight,
             one.occurred_at,
@@ -327,21 +317,18 @@ async def _announce(connection: AsyncConnection, requests: Iterable[_Request]) -
     return await announce(connection, users) if users else None
 
 
-def _contents(
-    requests: Iterable[_Request],
+def contents_of(
+    said: Iterable[tuple[int, Preference]],
 ) -> tuple[dict[ContentIn, InlineOption], dict[ContentIn, Context]]:
-    """What is to be written of options given inline, and of contexts."""
+    """The options given inline and the contexts of preferences, each with its environment's key."""
     options: dict[ContentIn, InlineOption] = {}
     contexts: dict[ContentIn, Context] = {}
-    for request in requests:
-        here = request.row.id
-        for index in request.fresh:
-            preference = request.batch[index]
-            for option in (preference.chosen, preference.rejected):
-                if isinstance(option, InlineOption):
-                    options[here, option_hash(option)] = option
-            if preference.context is not None:
-                contexts[here, context_hash(preference.context)] = preference.context
+    for here, preference in said:
+        for option in (preference.chosen, preference.rejected):
+            if isinstance(option, InlineOption):
+                options[here, option_hash(option)] = option
+        if preference.context is not None:
+            contexts[here, context_hash(preference.context)] = preference.context
     return options, contexts
 
 
@@ -385,7 +372,7 @@ def _option_content(option: Option) -> bytes:
             return b"steps" + steps_to_bytes(option.states, option.actions)
 
 
-def _key(here: int, option: Option, items: FoundItems, inline: dict[ContentIn, int]) -> int | None:
+def option_key(here: int, option: Option, items: FoundItems, inline: dict[ContentIn, int]) -> int | None:
     match option:
         case ItemOption():
             return items.live[here, option.item]
@@ -395,29 +382,52 @@ def _key(here: int, option: Option, items: FoundItems, inline: dict[ContentIn, i
             return None
 
 
-def _steps(option: Option) -> bytes | None:
+def steps_of(option: Option) -> bytes | None:
     return steps_to_bytes(option.states, option.actions) if isinstance(option, TrajectoryOption) else None
 
 
-def _check_shape(environment: EnvironmentRow, index: int, preference: Preference) -> None:
+def check_shape(environment: EnvironmentRow, preference: Preference, pointer: str) -> None:
     """The edge has checked this against the definition that it knew; the definition may have changed since."""
     for side, option in (("chosen", preference.chosen), ("rejected", preference.rejected)):
-        pointer = f"/preferences/{index}/{side}"
         match option:
             case TrajectoryOption() if environment.kind != "mdp":
-                raise InvalidInputError(f"Environment {environment.name!r} compares items.", pointer=pointer)
+                raise InvalidInputError(
+                    f"Environment {environment.name!r} compares items.", pointer=f"{pointer}/{side}"
+                )
             case TrajectoryOption() if {len(option.states), len(option.actions)} != {environment.horizon}:
-                raise InvalidInputError(f"A trajectory here has {environment.horizon} steps.", pointer=pointer)
+                raise InvalidInputError(
+                    f"A trajectory here has {environment.horizon} steps.", pointer=f"{pointer}/{side}"
+                )
             case TrajectoryOption():
                 pass
             case _ if environment.kind == "mdp":
-                raise InvalidInputError(f"Environment {environment.name!r} compares trajectories.", pointer=pointer)
+                raise InvalidInputError(
+                    f"Environment {environment.name!r} compares trajectories.", pointer=f"{pointer}/{side}"
+                )
             case FeaturesOption() | TextOption():
-                _check_dim(option, environment.item_dim, pointer)
+                _check_dim(option, environment.item_dim, f"{pointer}/{side}")
             case ItemOption():
                 pass
     if preference.context is not None:
-        _check_dim(preference.context, environment.context_dim, f"/preferences/{index}/context")
+        _check_dim(preference.context, environment.context_dim, f"{pointer}/context")
+
+
+def check_option_rows(environment: EnvironmentRow, items: FoundItems, preference: Preference, pointer: str) -> None:
+    """Items must be there, and the two options must not be one."""
+    for side, option in (("chosen", preference.chosen), ("rejected", preference.rejected)):
+        if isinstance(option, ItemOption) and (environment.id, option.item) not in items.live:
+            gone = (environment.id, option.item) in items.retired
+            why = f"Item {option.item!r} is retired from" if gone else f"There is no item {option.item!r} in"
+            raise InvalidInputError(f"{why} environment {environment.name!r}.", pointer=f"{pointer}/{side}/item")
+    if _same(preference.chosen, preference.rejected):
+        raise InvalidInputError("The chosen and the rejected option are the same.", pointer=f"{pointer}/rejected")
+
+
+def _same(one: Option, other: Option) -> bool:
+    """They would be one row."""
+    if isinstance(one, ItemOption) and isinstance(other, ItemOption):
+        return one.item == other.item
+    return type(one) is type(other) and _option_content(one) == _option_content(other)
 
 
 def _check_dim(given: FeaturesOption | TextOption | Context, dim: int | None, pointer: str) -> None:

@@ -345,7 +345,7 @@ def test_an_import_refuses_an_endless_line(api: httpx.Client, catalog: str) -> N
     assert answer["errors"] == [{"line": 2, "detail": "the line has more than 1,048,576 bytes.", "pointer": None}]
 
 
-def test_an_import_that_breaks_off_keeps_its_full_batches(api: httpx.Client, api_url: str, catalog: str) -> None:
+def test_an_import_that_breaks_off_keeps_the_lines_that_came(api: httpx.Client, api_url: str, catalog: str) -> None:
     lines = b"".join(line(id=str(number)) for number in range(1500))
     head = (
         f"POST /v1/environments/{catalog}/preferences/import HTTP/1.1\r\nHost: here\r\n"
@@ -353,9 +353,49 @@ def test_an_import_that_breaks_off_keeps_its_full_batches(api: httpx.Client, api
     )
     host, port = api_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(head.encode() + lines)
-        wait_until(lambda: stored(api, catalog) == 1000)
-    assert imported(api, catalog, lines) == {"accepted": 500, "duplicates": 1000, "rejected": 0, "errors": []}
+        connection.sendall(head.encode() + lines + b'{"user": "u", "cho')
+    wait_until(lambda: stored(api, catalog) == 1500)
+    assert imported(api, catalog, lines + line(id="more")) == {
+        "accepted": 1,
+        "duplicates": 1500,
+        "rejected": 0,
+        "errors": [],
+    }
+
+
+def test_an_import_tells_of_its_progress_while_it_runs(api: httpx.Client, catalog: str) -> None:
+    content = b"".join(line(id=str(number), user=f"u{number % 7}") for number in range(70_000))
+    counted: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        yield content[:-200]
+        # Some of the lines are there before the last ones are sent.
+        wait_until(lambda: stored(api, catalog) > 0)
+        counted.append(stored(api, catalog))
+        yield content[-200:] + b"bad\n"
+
+    path = f"/v1/environments/{catalog}/preferences/import"
+    with api.stream("POST", path, content=pieces(), headers={"Accept": "application/x-ndjson"}) as response:
+        assert response.headers["content-type"] == "application/x-ndjson"
+        told = [json.loads(one) for one in response.iter_lines()]
+    assert 0 < counted[0] < 70_000
+    assert len(told) > 2
+    assert [one["lines"] for one in told[:-1]] == sorted({one["lines"] for one in told[:-1]})
+    assert [one["accepted"] for one in told] == sorted(one["accepted"] for one in told)
+    assert (told[-1]["accepted"], told[-1]["rejected"]) == (70_000, 1)
+    assert told[-1]["errors"][0]["line"] == 70_001
+
+
+def test_an_import_gives_a_consistency_token(api: httpx.Client, catalog: str) -> None:
+    response = api.post(f"/v1/environments/{catalog}/preferences/import", content=line())
+    assert response.headers["consistency-token"].startswith("v1.")
+
+
+def test_users_of_an_import_are_known(api: httpx.Client, catalog: str) -> None:
+    early = line(user="ada", occurred_at="2026-05-01T09:30:00Z")
+    assert imported(api, catalog, early + line(user="ada") * 2 + line(user="bob"))["accepted"] == 4
+    ada = api.get(f"/v1/environments/{catalog}/users/ada").json()
+    assert ada["feedback_count"] == 3
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

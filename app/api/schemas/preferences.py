@@ -81,6 +81,15 @@ class LineError(Answer):
     pointer: str | None = Field(default=None, description="JSON pointer into the line.")
 
 
+class ImportProgress(Answer):
+    """What became of an import's lines so far."""
+
+    lines: int = Field(description="Read; the last few thousand of them are about to be stored.")
+    accepted: int
+    duplicates: int
+    rejected: int
+
+
 class ImportAnswer(Answer):
     accepted: int
     duplicates: int

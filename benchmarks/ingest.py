@@ -1,0 +1,262 @@
+"""How fast preferences are taken in, each figure beside its own limit measured in the same run.
+
+    python benchmarks/ingest.py [--seconds 8] [--lines 1000000] [--connections 64]
+
+Real servers in processes of their own, load from another process, PostgreSQL as it comes (durable), one machine.
+
+- `posts`: one preference a request, one after the other on each of 64 connections, to three servers that differ in one
+  thing: `grouped` is the service, `without_write` acknowledges without the database, `one_row` commits each request by
+  itself.
+- `import`: an NDJSON file through POST .../preferences/import, beside COPY of the same rows into the same staging table.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+
+from app.domain import Preference, Recorded
+from app.main import create_app_from_environment
+from app.store import Database, EmbeddedPostgres, migrate, record_preferences
+
+KEY = "benchmark-bootstrap-key-0123456789"
+ENVIRONMENT = "shop"
+N_ITEMS = 1000
+N_USERS = 10_000
+
+Json = dict[str, Any]
+
+
+# The servers
+
+
+class WithoutWrite:
+    """Acknowledges at once: what the route costs without its database write."""
+
+    async def record(self, _name: str, batch: Sequence[Preference]) -> Recorded:
+        return Recorded(accepted=len(batch), duplicates=0)
+
+
+class OneRow:
+    """A transaction a request, as many at once as there are connections in the pool."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def record(self, name: str, batch: Sequence[Preference]) -> Recorded:
+        return await record_preferences(self._db, name, batch)
+
+
+def application(variant: str) -> FastAPI:
+    app = create_app_from_environment()
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with inner(app):
+            services = app.state.services
+            if variant == "without_write":
+                app.state.services = replace(services, recorder=WithoutWrite())
+            elif variant == "one_row":
+                app.state.services = replace(services, recorder=OneRow(services.db))
+            yield
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def serve(variant: str, port: int) -> None:
+    uvicorn.run(application(variant), host="127.0.0.1", port=port, log_config=None, access_log=False)
+
+
+@contextmanager
+def server(variant: str, database: str, port: int) -> Iterator[httpx.Client]:
+    settings = {"DATABASE_URL": database, "ADMIN_KEY": KEY, "LOG_LEVEL": "warning"}
+    environment = {**os.environ, **{f"PSHARELORA_{name}": value for name, value in settings.items()}}
+    child = subprocess.Popen([sys.executable, __file__, "--serve", variant, "--port", str(port)], env=environment)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=600, trust_env=False) as client:
+            client.pid = child.pid
+            wait_until_ready(client, child)
+            yield client
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait(30)
+
+
+def wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert child.poll() is None, "the server ended by itself"
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError("the server was not ready in time")
+
+
+# The load, in a process of its own
+
+
+class Connection(asyncio.Protocol):
+    """Sends one request after the other, each when the one before it is answered."""
+
+    def __init__(self, requests: Sequence[bytes], until: float, latencies: list[float]) -> None:
+        self._requests = requests
+        self._until = until
+        self._latencies = latencies
+        self._next = 0
+        self._buffer = b""
+        self.failures = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._began = time.perf_counter()
+        self._transport.write(self._requests[self._next % len(self._requests)])
+        self._next += 1
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        now = time.perf_counter()
+        self._latencies.append(now - self._began)
+        self.failures += self._buffer[9:12] != b"201"
+        self._buffer = b""
+        if now < self._until:
+            self._send()
+        else:
+            self._transport.close()
+            self.done.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(error or ConnectionError("the server closed the connection"))
+
+
+async def load(port: int, seconds: float, n_connections: int) -> Json:
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    began = time.perf_counter()
+    connections = [
+        (
+            await loop.create_connection(
+                lambda n=n: Connection(requests(n), began + seconds, latencies), "127.0.0.1", port
+            )
+        )[1]
+        for n in range(n_connections)
+    ]
+    await asyncio.gather(*(connection.done for connection in connections))
+    took = time.perf_counter() - began
+    return {
+        "requests": len(latencies),
+        "failures": sum(connection.failures for connection in connections),
+        "requests_per_second": round(len(latencies) / took, 1),
+        "p50_ms": round(float(np.percentile(latencies, 50)) * 1e3, 2),
+        "p99_ms": round(float(np.percentile(latencies, 99)) * 1e3, 2),
+        "load_cpu_share": round(time.process_time() / took, 2),
+    }
+
+
+def requests(seed: int) -> list[bytes]:
+    rng = random.Random(seed)
+    return [request(preference(rng)) for _ in range(500)]
+
+
+def preference(rng: random.Random) -> bytes:
+    chosen, rejected = rng.sample(range(N_ITEMS), 2)
+    said = {
+        "user": f"user-{rng.randrange(N_USERS)}",
+        "chosen": {"item": f"item-{chosen}"},
+        "rejected": {"item": f"item-{rejected}"},
+    }
+    return json.dumps(said).encode()
+
+
+def request(body: bytes) -> bytes:
+    head = (
+        f"POST /v1/environments/{ENVIRONMENT}/preferences HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def loaded(port: int, seconds: float, n_connections: int) -> Json:
+    command = [sys.executable, __file__, "--load", "--port", str(port), "--seconds", str(seconds)]
+    command += ["--connections", str(n_connections)]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=seconds + 60)
+    answer: Json = json.loads(done.stdout)
+    return answer
+
+
+# The measurements
+
+
+def define(client: httpx.Client) -> None:
+    client.put(f"/v1/environments/{ENVIRONMENT}", json={"kind": "catalog", "item_dim": 8}).raise_for_status()
+    rng = np.random.default_rng(1)
+    items = [{"id": f"item-{index}", "features": rng.normal(size=8).tolist()} for index in range(N_ITEMS)]
+    client.put(f"/v1/environments/{ENVIRONMENT}/items", json={"items": items}).raise_for_status()
+
+
+def measure_posts(database: str, seconds: float, n_connections: int) -> Json:
+    found: Json = {}
+    for number, variant in enumerate(("without_write", "grouped", "one_row")):
+        port = 18_600 + number
+        with server(variant, database, port) as client:
+            define(client)
+            loaded(port, min(2.0, seconds), n_connections)
+            found[variant] = loaded(port, seconds, n_connections)
+    rate = {variant: result["requests_per_second"] for variant, result in found.items()}
+    return found | {
+        "ratio_to_route_without_write": round(rate["grouped"] / rate["without_write"], 3),
+        "ratio_to_one_row_a_transaction": round(rate["grouped"] / rate["one_row"], 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--serve")
+    parser.add_argument("--load", action="store_true")
+    parser.add_argument("--port", type=int, default=18_600)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--connections", type=int, default=64)
+    given = parser.parse_args()
+    if given.serve:
+        serve(given.serve, given.port)
+    elif given.load:
+        print(json.dumps(asyncio.run(load(given.port, given.seconds, given.connections))))
+    else:
+        with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as database:
+            migrate(database)
+            print(json.dumps({"posts": measure_posts(database, given.seconds, given.connections)}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
