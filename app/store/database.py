@@ -21,7 +21,7 @@ ATTEMPTS = 5
 # How often a transaction is tried that PostgreSQL ended only because another one was in its way.
 
 _LOST_RACES = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-_OPTIONS = "-c TimeZone=UTC -c lock_timeout=30s -c idle_in_transaction_session_timeout=300s"
+_OPTIONS = "-c TimeZone=UTC -c random_page_cost=1.1 -c lock_timeout=30s -c idle_in_transaction_session_timeout=300s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Environments: defined, redefined as far as stored preferences allow, listed, deleted."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
@@ -68,12 +67,13 @@ class EnvironmentRow:
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 _LOCK_SHARED = text("SELECT pg_advisory_xact_lock_shared(hashtextextended(:name, 0))")
 
-_LOCK_ALL_SHARED = text(
-    "SELECT pg_advisory_xact_lock_shared(hashtextextended(name, 0)) FROM unnest(CAST(:names AS text[])) AS name"
+LOCK_ENVIRONMENTS = (
+    "SELECT pg_advisory_xact_lock_shared(hashtextextended(name, 0)) FROM unnest(%(names)s::text[]) AS name"
 )
-_FIND_ALL = text(
-    "SELECT id, name, kind, item_dim, context_dim, horizon FROM environments WHERE name = ANY(CAST(:names AS text[]))"
-)
+FIND_ENVIRONMENTS = """
+    SELECT id, name, kind, item_dim, context_dim, horizon FROM environments WHERE name = ANY(%(names)s::text[])
+"""
+# For the driver: `lock_environment` for several, shared, and then by name those that there are.
 
 
 @transaction
@@ -198,13 +198,6 @@ async def lock_environment(connection: AsyncConnection, name: str, *, exclusive:
     """
     await _lock_name(connection, name, exclusive=exclusive)
     return await find_environment(connection, name)
-
-
-async def lock_environments(connection: AsyncConnection, names: Iterable[str]) -> dict[str, EnvironmentRow]:
-    """Several at once, shared; those that there are, by name."""
-    wanted = {"names": sorted(names)}
-    await connection.execute(_LOCK_ALL_SHARED, wanted)
-    return {row.name: EnvironmentRow(*row) for row in await connection.execute(_FIND_ALL, wanted)}
 
 
 async def find_environment(connection: AsyncConnection, name: str) -> EnvironmentRow:

@@ -4,17 +4,19 @@ A part of an import is one transaction. Unlike in a request, every preference st
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain import ConflictError, DomainError, ItemOption, NotFoundError, Preference
+from app.domain import ConflictError, DomainError, ItemOption, Preference
 from app.store.database import driver_connection, transaction
-from app.store.environments import EnvironmentRow, lock_environments
-from app.store.interning import FoundItems, context_hash, find_items, intern_contexts, intern_options
+from app.store.environments import EnvironmentRow, lock_environment
+from app.store.interning import FIND_ITEMS, FoundItems, context_hash, found_items, intern_contexts, intern_options
 from app.store.notices import announce
 from app.store.preferences import check_option_rows, check_shape, content_hash, contents_of, option_key, steps_of
 
@@ -124,16 +126,15 @@ async def import_preferences(connection: AsyncConnection, name: str, batch: Sequ
     NotFoundError
         There is no such environment.
     """
-    environment = (await lock_environments(connection, {name})).get(name)
-    if environment is None:
-        raise NotFoundError(f"There is no environment {name!r}.")
-    items = await find_items(connection, _items(environment, batch))
+    environment = await lock_environment(connection, name)
+    driver = await driver_connection(connection)
+    items = found_items(await (await driver.execute(FIND_ITEMS, {"named": _items(name, batch)})).fetchall())
     good, refused = await asyncio.to_thread(_sorted_out, environment, items, batch)
     if not good:
         return Imported(0, 0, refused, None)
     options, contexts = contents_of((environment.id, batch[index]) for index in good)
     keys = items, await intern_options(connection, options), await intern_contexts(connection, contexts)
-    await _stage(connection, await asyncio.to_thread(_copied, environment.id, batch, good, keys))
+    await _stage(driver, await asyncio.to_thread(_copied, environment.id, batch, good, keys))
     here = {"environment_id": environment.id}
     await connection.execute(_ADD_USERS, here)
     await connection.execute(_LOCK_USERS, here)
@@ -147,13 +148,14 @@ async def import_preferences(connection: AsyncConnection, name: str, batch: Sequ
     return Imported(accepted, len(good) - accepted - len(taken), [*refused, *taken], position)
 
 
-def _items(environment: EnvironmentRow, batch: Sequence[Preference]) -> set[tuple[int, str]]:
-    return {
-        (environment.id, option.item)
+def _items(name: str, batch: Sequence[Preference]) -> str:
+    named = {
+        option.item
         for preference in batch
         for option in (preference.chosen, preference.rejected)
         if isinstance(option, ItemOption)
     }
+    return json.dumps([[name, item] for item in named])
 
 
 def _sorted_out(
@@ -214,8 +216,7 @@ def _bytes(value: bytes | None) -> str:
     return _NULL if value is None else rf"\\x{value.hex()}"
 
 
-async def _stage(connection: AsyncConnection, rows: bytes) -> None:
-    driver = await driver_connection(connection)
+async def _stage(driver: psycopg.AsyncConnection[Any], rows: bytes) -> None:
     await driver.execute(STAGING)
     async with driver.cursor().copy(COPY) as copy:
         await copy.write(rows)

@@ -25,13 +25,22 @@ class FoundItems:
     retired: frozenset[ItemIn]
 
 
-_ITEMS = text(
-    """
-    SELECT items.environment_id, items.item_id, items.id, items.retired_at IS NOT NULL AS retired
-    FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:item_ids AS text[])) AS wanted (environment_id, item_id)
-    JOIN items ON items.environment_id = wanted.environment_id AND items.item_id = wanted.item_id
-    """
-)
+FIND_ITEMS = """
+    SELECT items.environment_id, items.item_id, items.id, items.retired_at IS NOT NULL
+    FROM jsonb_array_elements(%(named)s::jsonb) AS given (one)
+    JOIN environments ON environments.name = given.one ->> 0
+    JOIN items ON items.environment_id = environments.id AND items.item_id = given.one ->> 1
+"""
+# For the driver; `named` is JSON, [[environment's name, item's id], ...].
+
+
+def found_items(rows: Iterable[tuple[int, str, int, bool]]) -> FoundItems:
+    """Of the rows of `FIND_ITEMS`."""
+    listed = list(rows)
+    return FoundItems(
+        live={(key, item): row for key, item, row, retired in listed if not retired},
+        retired=frozenset((key, item) for key, item, _, retired in listed if retired),
+    )
 
 
 def _find(table: str) -> TextClause:
@@ -61,19 +70,6 @@ def _add(table: str) -> TextClause:
 
 
 _STATEMENTS = {table: (_find(table), _add(table)) for table in ("items", "contexts")}
-
-
-async def find_items(connection: AsyncConnection, wanted: Iterable[ItemIn]) -> FoundItems:
-    """Those that there are, by a single query."""
-    named = list(wanted)
-    if not named:
-        return FoundItems({}, frozenset())
-    given = {"environment_ids": [key for key, _ in named], "item_ids": [item for _, item in named]}
-    rows = (await connection.execute(_ITEMS, given)).all()
-    return FoundItems(
-        live={(key, item): row for key, item, row, retired in rows if not retired},
-        retired=frozenset((key, item) for key, item, _, retired in rows if retired),
-    )
 
 
 async def intern_options(

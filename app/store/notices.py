@@ -18,10 +18,9 @@ from typing import Any
 
 import psycopg
 import structlog
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.store.database import EVERYTHING, Notice, note_change
+from app.store.database import EVERYTHING, Notice, driver_connection, note_change
 
 log = structlog.get_logger()
 
@@ -40,18 +39,18 @@ PROBE_SECONDS = 1.0
 
 RECONNECT_SECONDS = 0.2
 
-_ANNOUNCE = text(
-    """
+_ANNOUNCE = """
     SELECT here.position, pg_notify(
-        :channel,
-        concat(said.kind, ' ', CASE WHEN said.number = :n THEN here.position ELSE 0 END, ' ', here.horizon, said.rest)
+        %(channel)s,
+        concat(
+            said.kind, ' ', CASE WHEN said.number = %(n)s THEN here.position ELSE 0 END, ' ', here.horizon, said.rest
+        )
     )
     FROM (
         SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS position,
                CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS horizon
-    ) AS here, unnest(CAST(:kinds AS text[]), CAST(:rests AS text[])) WITH ORDINALITY AS said (kind, rest, number)
-    """
-)
+    ) AS here, unnest(CAST(%(kinds)s AS text[]), CAST(%(rests)s AS text[])) WITH ORDINALITY AS said (kind, rest, number)
+"""
 _HORIZON = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 
 
@@ -82,9 +81,11 @@ async def announce_key(connection: AsyncConnection, key_id: str) -> int:
 async def _announce(connection: AsyncConnection, said: list[tuple[str, str]]) -> int:
     kinds, rests = [kind for kind, _ in said], [rest for _, rest in said]
     values = {"channel": CHANNEL, "kinds": kinds, "rests": rests, "n": len(said)}
-    row = (await connection.execute(_ANNOUNCE, values)).first()
+    # By the driver, so that it is sent together with what it tells of where that is a pipeline.
+    driver = await driver_connection(connection)
+    row = await (await driver.execute(_ANNOUNCE, values)).fetchone()
     assert row is not None, "there is something to announce"
-    return int(row.position)
+    return int(row[0])
 
 
 def _user_lists(environment_id: int, users: Collection[str]) -> list[str]:

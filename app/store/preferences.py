@@ -7,11 +7,12 @@ behind and costs the others nothing.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+import psycopg
 from psycopg.errors import SerializationFailure
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import (
@@ -28,16 +29,16 @@ from app.domain import (
     TextOption,
     TrajectoryOption,
 )
-from app.store.database import Database, transaction
+from app.store.database import Database, driver_connection, transaction
 from app.store.encoding import digest, steps_to_bytes
-from app.store.environments import EnvironmentRow, lock_environments
+from app.store.environments import FIND_ENVIRONMENTS, LOCK_ENVIRONMENTS, EnvironmentRow
 from app.store.interning import (
+    FIND_ITEMS,
     ContentIn,
     FoundItems,
     InlineOption,
-    ItemIn,
     context_hash,
-    find_items,
+    found_items,
     intern_contexts,
     intern_options,
     option_hash,
@@ -45,39 +46,39 @@ from app.store.interning import (
 from app.store.notices import announce
 
 # Everybody locks users in the same order, so that two groups never wait for each other in a ring.
-_ADD_USERS = text(
-    """
+_ADD_USERS = """
     INSERT INTO users (environment_id, user_id)
-    SELECT given.environment_id, given.user_id
-    FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:user_ids AS text[])) AS given (environment_id, user_id)
-    ORDER BY given.environment_id, given.user_id COLLATE "C"
+    SELECT environments.id, given.one ->> 1
+    FROM jsonb_array_elements(%(named)s::jsonb) AS given (one)
+    JOIN environments ON environments.name = given.one ->> 0
+    ORDER BY environments.id, (given.one ->> 1) COLLATE "C"
     ON CONFLICT (environment_id, user_id) DO NOTHING
-    """
-)
-_LOCK_USERS = text(
-    """
+"""
+_LOCK_USERS = """
     SELECT users.environment_id, users.user_id, users.id
-    FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:user_ids AS text[])) AS given (environment_id, user_id)
-    JOIN users ON users.environment_id = given.environment_id AND users.user_id = given.user_id
+    FROM jsonb_array_elements(%(named)s::jsonb) AS given (one)
+    JOIN environments ON environments.name = given.one ->> 0
+    JOIN users ON users.environment_id = environments.id AND users.user_id = given.one ->> 1
     ORDER BY users.environment_id, users.user_id
     FOR NO KEY UPDATE OF users
-    """
-)
+"""
+_STORED_HASHES = """
+    SELECT stored.environment_id, stored.client_id, stored.content_hash
+    FROM jsonb_array_elements(%(named)s::jsonb) AS given (one)
+    JOIN environments ON environments.name = given.one ->> 0
+    JOIN preferences AS stored
+        ON stored.environment_id = environments.id AND stored.client_id = given.one ->> 1
+"""
 
 # Numbers are drawn in the order of the group and rows written in the order of the clients' ids: the first keeps the
 # order in which things were said, the second is the same for everybody who writes the same ids.
-_RECORD = text(
-    """
+_RECORD = """
     WITH given AS MATERIALIZED (
         SELECT nextval('preferences_id_seq') AS id, rows.*
-        FROM unnest(
-            CAST(:environment_ids AS bigint[]), CAST(:user_keys AS bigint[]), CAST(:chosen_keys AS bigint[]),
-            CAST(:rejected_keys AS bigint[]), CAST(:context_keys AS bigint[]), CAST(:chosen_steps AS bytea[]),
-            CAST(:rejected_steps AS bytea[]), CAST(:labels AS float8[]), CAST(:weights AS float8[]),
-            CAST(:occurred_at AS timestamptz[]), CAST(:client_ids AS text[]), CAST(:hashes AS bytea[])
-        ) AS rows (
-            environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
-            label, weight, occurred_at, client_id, content_hash
+        FROM json_to_recordset(%(rows)s::json) AS rows (
+            environment_id bigint, user_key bigint, chosen_key bigint, rejected_key bigint, context_key bigint,
+            chosen_steps bytea, rejected_steps bytea, label float8, weight float8, occurred_at timestamptz,
+            client_id text, content_hash bytea
         )
     ), inserted AS (
         INSERT INTO preferences (
@@ -102,35 +103,21 @@ _RECORD = text(
         WHERE users.id = said.user_key
     )
     SELECT count(*) FROM inserted
-    """
-)
+"""
 
 # The last lock: everybody who writes to an environment waits for it, from here to the commit.
-_COUNT = text(
-    """
+_COUNT = """
     WITH held AS (
-        SELECT id FROM environments WHERE id = ANY(CAST(:environment_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
+        SELECT id FROM environments WHERE id = ANY(%(environment_ids)s::bigint[]) ORDER BY id FOR NO KEY UPDATE
     )
     UPDATE environments SET preference_count = environments.preference_count + said.n
-    FROM held JOIN unnest(CAST(:environment_ids AS bigint[]), CAST(:counts AS bigint[])) AS said (id, n) USING (id)
+    FROM held JOIN unnest(%(environment_ids)s::bigint[], %(counts)s::bigint[]) AS said (id, n) USING (id)
     WHERE environments.id = held.id
-    """
-)
+"""
 
-_STORED_HASHES = text(
-    """
-    SELECT stored.environment_id, stored.client_id, stored.content_hash
-    FROM unnest(CAST(:environment_ids AS bigint[]), CAST(:client_ids AS text[])) AS given (environment_id, client_id)
-    JOIN preferences AS stored
-        ON stored.environment_id = given.environment_id AND stored.client_id = given.client_id
-    """
-)
+_TO_JSON = msgspec.json.Encoder()
 
-_COLUMNS = (
-    "environment_ids", "user_keys", "chosen_keys", "rejected_keys", "context_keys", "chosen_steps", "rejected_steps",
-    "labels", "weights", "occurred_at", "client_ids", "hashes",
-)  # fmt: skip
-# The parameters of _RECORD.
+Driver = psycopg.AsyncConnection[Any]
 
 ClientIdIn = tuple[int, str]
 """An environment's key, and the id that a client gave a preference in it."""
@@ -170,16 +157,23 @@ async def record_preferences(db: Database, name: str, batch: Sequence[Preference
 @transaction
 async def record_group(connection: AsyncConnection, submissions: Sequence[Submission]) -> list[Outcome]:
     """Store what many requests say by one transaction; what became of each, in their order."""
-    rows = await lock_environments(connection, {submission.environment for submission in submissions})
-    requests = [_Request(submission, rows.get(submission.environment)) for submission in submissions]
+    driver = await driver_connection(connection)
+    found = await _look_up(driver, submissions)
+    requests = [_Request(one, found.environments.get(one.environment)) for one in submissions]
     _judge(requests, _Request.check_shapes)
-    items = await find_items(connection, {item for request in _good(requests) for item in request.items()})
-    _judge(requests, lambda request: request.check_items(items))
-    stored = await _stored_hashes(connection, {one for request in _good(requests) for one in request.client_ids()})
+    _judge(requests, lambda request: request.check_items(found.items))
     # One after the other, for what a request says under an id is stored for those that come after it.
-    _judge(requests, lambda request: request.check_ids(stored))
-    await _write(connection, items, [request for request in _good(requests) if request.fresh])
-    position = await _announce(connection, list(_good(requests)))
+    _judge(requests, lambda request: request.check_ids(found.hashes))
+    writing = [request for request in _good(requests) if request.fresh]
+    rows = await _rows(connection, driver, found, writing)
+    async with driver.pipeline():
+        inserted = await driver.execute(_RECORD, {"rows": _json(rows)}) if rows else None
+        if inserted is not None:
+            await driver.execute(_COUNT, _counts(writing))
+        # Waits for all of them.
+        position = await _announce(connection, list(_good(requests)))
+    if inserted is not None and await inserted.fetchone() != (len(rows),):
+        raise SerializationFailure("another process has just stored a preference under one of these ids")
     return [request.outcome(position) for request in requests]
 
 
@@ -203,17 +197,6 @@ class _Request:
     def row(self) -> EnvironmentRow:
         assert self.environment is not None
         return self.environment
-
-    def items(self) -> Iterator[ItemIn]:
-        here = self.row.id
-        for preference in self.batch:
-            for option in (preference.chosen, preference.rejected):
-                if isinstance(option, ItemOption):
-                    yield here, option.item
-
-    def client_ids(self) -> Iterator[ClientIdIn]:
-        here = self.row.id
-        return ((here, preference.id) for preference in self.batch if preference.id is not None)
 
     def check_shapes(self) -> None:
         if self.environment is None:
@@ -265,47 +248,107 @@ def _good(requests: Iterable[_Request]) -> Iterator[_Request]:
     return (request for request in requests if request.error is None)
 
 
-async def _stored_hashes(connection: AsyncConnection, wanted: Iterable[ClientIdIn]) -> dict[ClientIdIn, bytes]:
-    named = list(wanted)
-    if not named:
-        return {}
-    given = {"environment_ids": [key for key, _ in named], "client_ids": [one for _, one in named]}
-    return {(key, one): bytes(found) for key, one, found in await connection.execute(_STORED_HASHES, given)}
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the database has of that which a group names; its users are locked."""
+
+    environments: dict[str, EnvironmentRow]
+    items: FoundItems
+    hashes: dict[ClientIdIn, bytes]
+    users: dict[UserIn, int]
 
 
-async def _write(connection: AsyncConnection, items: FoundItems, requests: Sequence[_Request]) -> None:
+async def _look_up(driver: Driver, submissions: Sequence[Submission]) -> _Found:
+    """Lock and read by one round trip."""
+    items: set[tuple[str, str]] = set()
+    client_ids: set[tuple[str, str]] = set()
+    users: set[tuple[str, str]] = set()
+    for name, batch in submissions:
+        for one in batch:
+            users.add((name, one.user))
+            if isinstance(one.chosen, ItemOption):
+                items.add((name, one.chosen.item))
+            if isinstance(one.rejected, ItemOption):
+                items.add((name, one.rejected.item))
+            if one.id is not None:
+                client_ids.add((name, one.id))
+    names = {"names": sorted({name for name, _ in submissions})}
+    async with driver.pipeline():
+        await driver.execute(LOCK_ENVIRONMENTS, names)
+        environments = await driver.execute(FIND_ENVIRONMENTS, names)
+        # Before what is stored is read: whoever waits for users here then sees what was recorded of them meanwhile.
+        known_users = await driver.execute(_LOCK_USERS, _named(users)) if users else None
+        known_items = await driver.execute(FIND_ITEMS, _named(items)) if items else None
+        hashes = await driver.execute(_STORED_HASHES, _named(client_ids)) if client_ids else None
+    return _Found(
+        environments={row[1]: EnvironmentRow(*row) for row in await environments.fetchall()},
+        items=found_items(await known_items.fetchall() if known_items else ()),
+        hashes={(key, one): found for key, one, found in (await hashes.fetchall() if hashes else ())},
+        users={(key, user): row for key, user, row in (await known_users.fetchall() if known_users else ())},
+    )
+
+
+def _named(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Environments' names and what is looked for in them, as JSON: arrays of arrays are quoted far more slowly."""
+    return {"named": _json(list(pairs))}
+
+
+def _json(value: Any) -> str:
+    return _TO_JSON.encode(value).decode()
+
+
+async def _rows(
+    connection: AsyncConnection, driver: Driver, found: _Found, requests: Sequence[_Request]
+) -> list[dict[str, Any]]:
+    """What is to be written, once the rows that it refers to are there."""
     said = [(request, index, request.batch[index]) for request in requests for index in request.fresh]
-    if not said:
-        return
     options, contexts = contents_of((request.row.id, one) for request, _, one in said)
     option_keys = await intern_options(connection, options)
     context_keys = await intern_contexts(connection, contexts)
-    user_keys = await _lock_users(connection, sorted({(request.row.id, one.user) for request, _, one in said}))
-    rows = [
-        (
-            request.row.id,
-            user_keys[request.row.id, one.user],
-            option_key(request.row.id, one.chosen, items, option_keys),
-            option_key(request.row.id, one.rejected, items, option_keys),
-            None if one.context is None else context_keys[request.row.id, context_hash(one.context)],
-            steps_of(one.chosen),
-            steps_of(one.rejected),
-            one.label,
-            one.weight,
-            one.occurred_at,
-            one.id,
-            request.hashes[index],
-        )
+    users = await _with_new_users(driver, found.users, requests)
+    return [
+        {
+            "environment_id": request.row.id,
+            "user_key": users[request.row.id, one.user],
+            "chosen_key": option_key(request.row.id, one.chosen, found.items, option_keys),
+            "rejected_key": option_key(request.row.id, one.rejected, found.items, option_keys),
+            "context_key": None if one.context is None else context_keys[request.row.id, context_hash(one.context)],
+            "chosen_steps": _hex(steps_of(one.chosen)),
+            "rejected_steps": _hex(steps_of(one.rejected)),
+            "label": one.label,
+            "weight": one.weight,
+            "occurred_at": one.occurred_at,
+            "client_id": one.id,
+            "content_hash": _hex(request.hashes[index]),
+        }
         for request, index, one in said
     ]
-    columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
-    accepted = await connection.scalar(_RECORD, columns)
-    if accepted != len(said):
-        raise SerializationFailure("another process has just stored a preference under one of these ids")
+
+
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else rf"\x{value.hex()}"
+
+
+async def _with_new_users(driver: Driver, known: dict[UserIn, int], requests: Sequence[_Request]) -> dict[UserIn, int]:
+    new = {
+        (request.submission.environment, request.batch[index].user)
+        for request in requests
+        for index in request.fresh
+        if (request.row.id, request.batch[index].user) not in known
+    }
+    if not new:
+        return known
+    async with driver.pipeline():
+        await driver.execute(_ADD_USERS, _named(new))
+        added = await driver.execute(_LOCK_USERS, _named(new))
+    return known | {(key, user): row for key, user, row in await added.fetchall()}
+
+
+def _counts(requests: Iterable[_Request]) -> dict[str, list[int]]:
     counts: dict[int, int] = {}
     for request in requests:
         counts[request.row.id] = counts.get(request.row.id, 0) + len(request.fresh)
-    await connection.execute(_COUNT, {"environment_ids": list(counts), "counts": list(counts.values())})
+    return {"environment_ids": list(counts), "counts": list(counts.values())}
 
 
 async def _announce(connection: AsyncConnection, requests: Iterable[_Request]) -> int | None:
@@ -330,23 +373,6 @@ def contents_of(
         if preference.context is not None:
             contexts[here, context_hash(preference.context)] = preference.context
     return options, contexts
-
-
-async def _lock_users(connection: AsyncConnection, named: Sequence[UserIn]) -> dict[UserIn, int]:
-    found = await _locked(connection, named)
-    new = [one for one in named if one not in found]
-    if new:
-        await connection.execute(_ADD_USERS, _user_columns(new))
-        found = await _locked(connection, named)
-    return found
-
-
-async def _locked(connection: AsyncConnection, named: Sequence[UserIn]) -> dict[UserIn, int]:
-    return {(key, user): row for key, user, row in await connection.execute(_LOCK_USERS, _user_columns(named))}
-
-
-def _user_columns(named: Sequence[UserIn]) -> dict[str, list[int] | list[str]]:
-    return {"environment_ids": [key for key, _ in named], "user_ids": [user for _, user in named]}
 
 
 def content_hash(preference: Preference) -> bytes:
