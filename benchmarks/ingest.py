@@ -7,7 +7,8 @@ Real servers in processes of their own, load from another process, PostgreSQL as
 - `posts`: one preference a request, one after the other on each of 64 connections, to three servers that differ in one
   thing: `grouped` is the service, `without_write` acknowledges without the database, `one_row` commits each request by
   itself.
-- `import`: an NDJSON file through POST .../preferences/import, beside COPY of the same rows into the same staging table.
+- `import`: an NDJSON file, every line with an id, through POST .../preferences/import, beside COPY of the same rows from
+  memory into the same staging table; and the server's memory before, after and at most.
 """
 
 import argparse
@@ -28,12 +29,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psycopg
 import uvicorn
 from fastapi import FastAPI
 
 from app.domain import Preference, Recorded
 from app.main import create_app_from_environment
 from app.store import Database, EmbeddedPostgres, migrate, record_preferences
+from app.store.importing import COPY, STAGING
 
 KEY = "benchmark-bootstrap-key-0123456789"
 ENVIRONMENT = "shop"
@@ -90,7 +93,7 @@ def server(variant: str, database: str, port: int) -> Iterator[httpx.Client]:
     settings = {"DATABASE_URL": database, "ADMIN_KEY": KEY, "LOG_LEVEL": "warning"}
     environment = {**os.environ, **{f"PSHARELORA_{name}": value for name, value in settings.items()}}
     child = subprocess.Popen([sys.executable, __file__, "--serve", variant, "--port", str(port)], env=environment)
-    headers = {"Authorization": f"Bearer {KEY}"}
+    headers = {"Authorization": f"Bearer {KEY}", "X-Server": str(child.pid)}
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=600, trust_env=False) as client:
             client.pid = child.pid
@@ -163,11 +166,12 @@ class Connection(asyncio.Protocol):
 async def load(port: int, seconds: float, n_connections: int) -> Json:
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
-    began = time.perf_counter()
+    prepared = [requests(n) for n in range(n_connections)]
+    began, used = time.perf_counter(), time.process_time()
     connections = [
         (
             await loop.create_connection(
-                lambda n=n: Connection(requests(n), began + seconds, latencies), "127.0.0.1", port
+                lambda n=n: Connection(prepared[n], began + seconds, latencies), "127.0.0.1", port
             )
         )[1]
         for n in range(n_connections)
@@ -180,7 +184,7 @@ async def load(port: int, seconds: float, n_connections: int) -> Json:
         "requests_per_second": round(len(latencies) / took, 1),
         "p50_ms": round(float(np.percentile(latencies, 50)) * 1e3, 2),
         "p99_ms": round(float(np.percentile(latencies, 99)) * 1e3, 2),
-        "load_cpu_share": round(time.process_time() / took, 2),
+        "load_cpu_share": round((time.process_time() - used) / took, 2),
     }
 
 
@@ -218,6 +222,68 @@ def loaded(port: int, seconds: float, n_connections: int) -> Json:
 # The measurements
 
 
+def measure_import(database: str, n_lines: int, folder: Path) -> Json:
+    file, rows = folder / "lines.ndjson", folder / "rows.copy"
+    write_files(n_lines, file, rows)
+    with server("grouped", database, 18_610) as client:
+        define(client)
+        before = memory(client)
+        began = time.perf_counter()
+        with file.open("rb") as lines:
+            pieces = iter(lambda: lines.read(1 << 20), b"")
+            answer = client.post(f"/v1/environments/{ENVIRONMENT}/preferences/import", content=pieces).json()
+        took = time.perf_counter() - began
+        after = memory(client)
+    assert answer == {"accepted": n_lines, "duplicates": 0, "rejected": 0, "errors": []}, answer
+    copied = n_lines / copy_seconds(database, rows)
+    return {
+        "lines": n_lines,
+        "megabytes": round(file.stat().st_size / 1e6, 1),
+        "lines_per_second": round(n_lines / took),
+        "copy_rows_per_second": round(copied),
+        "ratio_to_copy": round(n_lines / took / copied, 3),
+        "server_megabytes_before": before[0],
+        "server_megabytes_after": after[0],
+        "server_megabytes_at_most": after[1],
+    }
+
+
+def write_files(n_lines: int, file: Path, rows: Path) -> None:
+    """The lines of an import, and the rows that COPY takes."""
+    rng = random.Random(7)
+    with file.open("wb") as lines, rows.open("w") as copied:
+        for number in range(n_lines):
+            user, chosen, rejected = rng.randrange(N_USERS), rng.randrange(N_ITEMS), rng.randrange(N_ITEMS - 1)
+            rejected += rejected >= chosen
+            lines.write(
+                b'{"user": "user-%d", "chosen": {"item": "item-%d"}, "rejected": {"item": "item-%d"}, "id": "line-%d"}\n'
+                % (user, chosen, rejected, number)
+            )
+            copied.write(
+                f"{number}\tuser-{user}\t{chosen + 1}\t{rejected + 1}\t\\N\t\\N\t\\N\t1.0\t1.0\t\\N\tline-{number}\t"
+                f"\\\\x{number:032x}\n"
+            )
+
+
+def copy_seconds(database: str, rows: Path) -> float:
+    with psycopg.connect(database) as connection:
+        connection.execute(STAGING)
+        with rows.open("rb") as prepared:
+            pieces = [piece for piece in iter(lambda: prepared.read(1 << 20), b"")]
+        began = time.perf_counter()
+        with connection.cursor().copy(COPY) as copy:
+            for piece in pieces:
+                copy.write(piece)
+        return time.perf_counter() - began
+
+
+def memory(client: httpx.Client) -> tuple[float, float]:
+    """The server's resident megabytes, now and at most."""
+    told = Path(f"/proc/{client.headers['X-Server']}/status").read_text()
+    found = dict(line.split(":", 1) for line in told.splitlines())
+    return tuple(round(int(found[name].split()[0]) / 1024, 1) for name in ("VmRSS", "VmHWM"))
+
+
 def define(client: httpx.Client) -> None:
     client.put(f"/v1/environments/{ENVIRONMENT}", json={"kind": "catalog", "item_dim": 8}).raise_for_status()
     rng = np.random.default_rng(1)
@@ -247,15 +313,21 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=18_600)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--lines", type=int, default=1_000_000)
     given = parser.parse_args()
     if given.serve:
         serve(given.serve, given.port)
     elif given.load:
         print(json.dumps(asyncio.run(load(given.port, given.seconds, given.connections))))
     else:
-        with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as database:
+        with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder, "data")) as database:
             migrate(database)
-            print(json.dumps({"posts": measure_posts(database, given.seconds, given.connections)}, indent=2))
+            found: Json = {}
+            if given.seconds:
+                found["posts"] = measure_posts(database, given.seconds, given.connections)
+            if given.lines:
+                found["import"] = measure_import(database, given.lines, Path(folder))
+            print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
