@@ -7,8 +7,8 @@ Real servers in processes of their own, load from another process, PostgreSQL as
 - `posts`: one preference a request, one after the other on each of 64 connections, to three servers that differ in one
   thing: `grouped` is the service, `without_write` acknowledges without the database, `one_row` commits each request by
   itself.
-- `import`: an NDJSON file, every line with an id, through POST .../preferences/import, beside COPY of the same rows from
-  memory into the same staging table; and the server's memory before, after and at most.
+- `import`: an NDJSON file, every line with an id, through POST .../preferences/import, beside COPY of the same rows
+  into the same staging table; and the server's memory before, after and at most.
 """
 
 import argparse
@@ -256,7 +256,7 @@ def write_files(n_lines: int, file: Path, rows: Path) -> None:
             user, chosen, rejected = rng.randrange(N_USERS), rng.randrange(N_ITEMS), rng.randrange(N_ITEMS - 1)
             rejected += rejected >= chosen
             lines.write(
-                b'{"user": "user-%d", "chosen": {"item": "item-%d"}, "rejected": {"item": "item-%d"}, "id": "line-%d"}\n'
+                b'{"user":"user-%d","chosen":{"item":"item-%d"},"rejected":{"item":"item-%d"},"id":"line-%d"}\n'
                 % (user, chosen, rejected, number)
             )
             copied.write(
@@ -269,7 +269,7 @@ def copy_seconds(database: str, rows: Path) -> float:
     with psycopg.connect(database) as connection:
         connection.execute(STAGING)
         with rows.open("rb") as prepared:
-            pieces = [piece for piece in iter(lambda: prepared.read(1 << 20), b"")]
+            pieces = list(iter(lambda: prepared.read(1 << 20), b""))
         began = time.perf_counter()
         with connection.cursor().copy(COPY) as copy:
             for piece in pieces:
