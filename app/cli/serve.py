@@ -14,16 +14,29 @@ from app.cli.database import database_url
 from app.cli.output import complain
 from app.settings import Settings
 
+DRAIN_SECONDS = 30
+# How long a process that is told to end waits for the requests that it has; streams that go on for ever end then.
+
+START_SECONDS = 120
+# How long a new process may take to be ready, and a busy one to answer its parent.
+
+OTHERS_CONNECTIONS = 20
+# Of the database server: workers, migrations, people.
+
+LEAST_POOL_SIZE = 2
+
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     workers: Annotated[int | None, typer.Option(help="API processes.")] = None,
 ) -> None:
-    """Serve the API; migrates the database first."""
+    """Serve the API; migrates the database first. SIGTERM ends it in good order, SIGHUP renews several processes."""
     import uvicorn
 
+    from app.cli.draining import DrainingProtocol
     from app.store import migrate as migrate_database
+    from app.store import server_connections
 
     chosen = {"host": host, "port": port, "workers": workers}
     # API processes read the environment: what they check must be what is served.
@@ -34,12 +47,16 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with database_url(settings) as url, suppress(KeyboardInterrupt):
         migrate_database(url)
+        os.environ["PSHARELORA_DATABASE_POOL_SIZE"] = str(pool_size(settings, server_connections(url)))
         uvicorn.run(
             "app.main:create_app_from_environment",
             factory=True,
             host=settings.host,
             port=settings.port,
+            http=DrainingProtocol,
             workers=settings.workers,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            timeout_worker_healthcheck=START_SECONDS,
             log_config=None,
             access_log=False,
         )
@@ -65,6 +82,18 @@ def migrate() -> None:
     with database_url(Settings()) as url:
         migrate_database(url)
     typer.echo("the schema is up to date")
+
+
+def pool_size(settings: Settings, server_connections: int) -> int:
+    """Connections of each API process: what is wanted, if the server has as many for all of them."""
+    each = (server_connections - OTHERS_CONNECTIONS) // settings.workers - 1
+    if each < LEAST_POOL_SIZE:
+        complain(
+            f"{settings.workers} API processes need at least {settings.workers * (LEAST_POOL_SIZE + 1)} database "
+            f"connections, and the server allows {server_connections}, of which {OTHERS_CONNECTIONS} are for others: "
+            "choose fewer with --workers, or raise max_connections of PostgreSQL."
+        )
+    return min(settings.database_pool_size, each)
 
 
 def refuse_taken_port(host: str, port: int) -> None:

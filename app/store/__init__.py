@@ -21,7 +21,14 @@ from app.store.importing import Imported, import_preferences
 from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
 from app.store.keys import authenticate, create_key, list_keys, revoke_key
 from app.store.loading import load_preferences, user_comparisons
-from app.store.migration import SchemaBehindError, SchemaState, migrate, require_current_schema, schema_state
+from app.store.migration import (
+    SchemaBehindError,
+    SchemaState,
+    migrate,
+    require_current_schema,
+    schema_state,
+    server_connections,
+)
 from app.store.models import (
     NewModel,
     StoredAdapter,
@@ -113,6 +120,7 @@ __all__ = [
     "retry_stalled_jobs",
     "revoke_key",
     "schema_state",
+    "server_connections",
     "serving_state",
     "stored_adapter",
     "upsert_items",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -13,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 import app
 from app.domain import StoreUnavailableError
-from app.store.database import Database, driver_url
+from app.store.database import Database, driver_url, plain_url
 
 _FOLDER = Path(app.__file__).resolve().parent.parent / "migrations"
 # Beside the package, in a checkout and where it is installed.
@@ -50,6 +51,16 @@ def migrate(url: str) -> None:
         raise StoreUnavailableError(f"The database could not be migrated: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+def server_connections(url: str) -> int:
+    """How many connections the server allows to those who are no superusers."""
+    with psycopg.connect(plain_url(url)) as connection:
+        row = connection.execute(
+            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -1,0 +1,159 @@
+"""What a client notices of processes that are told to end, renewed or killed: nothing that was acknowledged is lost."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+import httpx
+import psycopg
+import pytest
+import typer
+
+from app.cli.serve import pool_size
+from app.settings import Settings
+from app.store import EmbeddedPostgres
+from app.store.embedded import postmaster
+from tests.support.api import ADMIN_KEY, Json, client_for
+from tests.support.commands import Running, free_port, running_command
+
+ENVIRONMENT = "shop"
+
+
+class Feeders:
+    """Threads that each send one preference after the other, and remember which were acknowledged."""
+
+    def __init__(self, url: str, n: int = 4) -> None:
+        self.acknowledged: list[str] = []
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._feed, args=(url, index)) for index in range(n)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _feed(self, url: str, index: int) -> None:
+        with client_for(url) as client:
+            number = 0
+            while not self._stop.is_set():
+                number += 1
+                said = preference(f"{index}-{number}")
+                try:
+                    response = client.post(f"/v1/environments/{ENVIRONMENT}/preferences", json=said)
+                except httpx.TransportError as error:
+                    self.failures.append(repr(error))
+                    self._stop.wait(0.05)
+                    continue
+                if response.status_code == 201:
+                    self.acknowledged.append(said["id"])
+                else:
+                    self.failures.append(response.text)
+
+
+def preference(name: str) -> Json:
+    return {"id": name, "user": f"u{name}", "chosen": {"item": "a"}, "rejected": {"item": "b"}}
+
+
+def define(client: httpx.Client) -> None:
+    client.put(f"/v1/environments/{ENVIRONMENT}", json={"kind": "catalog", "item_dim": 2}).raise_for_status()
+    items = [{"id": name, "features": [1.0, value]} for name, value in (("a", 0.0), ("b", 1.0))]
+    client.put(f"/v1/environments/{ENVIRONMENT}/items", json={"items": items}).raise_for_status()
+
+
+def ready(url: str) -> bool:
+    with client_for(url) as client, suppress(httpx.TransportError):
+        return client.get("/readyz").status_code == 200
+    return False
+
+
+def assert_stored(url: str, acknowledged: Sequence[str]) -> None:
+    """Sent again, each of them counts as a duplicate."""
+    with client_for(url) as client:
+        for start in range(0, len(acknowledged), 1000):
+            batch = {"preferences": [preference(name) for name in acknowledged[start : start + 1000]]}
+            answer = client.post(f"/v1/environments/{ENVIRONMENT}/preferences", json=batch).json()
+            assert answer == {"accepted": 0, "duplicates": len(batch["preferences"])}
+
+
+@contextmanager
+def serve(folder: Path, *arguments: str, **settings: str) -> Iterator[tuple[Running, str]]:
+    port = free_port()
+    settings = {"PSHARELORA_ADMIN_KEY": ADMIN_KEY, "PSHARELORA_LOG_LEVEL": "warning", **settings}
+    with running_command(folder, "serve", "--port", str(port), *arguments, **settings) as serving:
+        url = f"http://127.0.0.1:{port}"
+        serving.wait_until(lambda: ready(url))
+        yield serving, url
+
+
+def children(pid: int) -> set[int]:
+    """The API processes: those that were made to run one."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+
+@pytest.mark.slow
+def test_processes_are_renewed_and_ended_without_a_failed_request(tmp_path: Path) -> None:
+    with serve(tmp_path, "--workers", "2") as (serving, url):
+        with client_for(url) as client:
+            define(client)
+        with Feeders(url) as feeders:
+            before = children(serving.child.pid)
+            assert len(before) == 2
+            serving.wait_until(lambda: len(feeders.acknowledged) > 50)
+            serving.child.send_signal(signal.SIGHUP)
+            serving.wait_until(
+                lambda: len(children(serving.child.pid)) == 2 and not before & children(serving.child.pid)
+            )
+            then = len(feeders.acknowledged)
+            serving.wait_until(lambda: len(feeders.acknowledged) > then + 50)
+            assert feeders.failures == []
+            assert serving.end() == 0, serving.said
+        # Whoever comes after the end finds nobody: no answer at all, rather than one that refuses.
+        assert all("Error(" in one for one in feeders.failures), feeders.failures
+        acknowledged = list(feeders.acknowledged)
+    with EmbeddedPostgres(tmp_path / ".psharelora") as database, psycopg.connect(database) as connection:
+        stored = {row[0] for row in connection.execute("SELECT client_id FROM preferences")}
+    assert stored == set(acknowledged)
+
+
+def test_what_was_acknowledged_survives_a_kill_of_the_server_and_of_postgresql(tmp_path: Path) -> None:
+    data = tmp_path / ".psharelora"
+    with serve(tmp_path) as (serving, url):
+        with client_for(url) as client:
+            define(client)
+        with Feeders(url, n=8) as feeders:
+            serving.wait_until(lambda: len(feeders.acknowledged) > 300)
+            leader = postmaster(data / "postgres")
+            assert leader is not None
+            # The server first, so that nobody acknowledges what it hears of a database that is gone.
+            for pid in (serving.child.pid, *_family(leader)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        acknowledged = list(feeders.acknowledged)
+    assert len(acknowledged) > 300
+    with serve(tmp_path) as (serving, url):
+        assert_stored(url, acknowledged)
+        assert serving.end() == 0, serving.said
+
+
+def _family(leader: int) -> list[int]:
+    found = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+    return [leader, *map(int, found)]
+
+
+def test_pools_are_sized_for_the_processes_and_the_database() -> None:
+    one, many = (Settings(workers=workers, database_pool_size=10) for workers in (1, 16))
+    assert pool_size(one, 97) == 10
+    assert pool_size(many, 97) == 3
+    with pytest.raises(typer.Exit):
+        pool_size(many, 60)
