@@ -44,6 +44,7 @@ def _print_tables(simulation: "Simulation") -> None:
     console.print(_catalogue_table(simulation))
     console.print(_mdp_table(simulation))
     console.print(_slopes_table(simulation))
+    console.print(_policies_table(simulation))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -84,4 +85,15 @@ def _slopes_table(simulation: "Simulation") -> Table:
         both = (slopes["users"], slopes["comparisons"])
         cells = (f"{value:+.2f}" for slope in both for value in (slope.fitted, slope.predicted))
         table.add_row(quantity.replace("_", " "), *cells)
+    return table
+
+
+def _policies_table(simulation: "Simulation") -> Table:
+    columns = ("comparisons", "policy", "mean", "worst tenth", "worse than reference", "nominal", "lower")
+    table = _table("Policies by how much they doubt: regret, and what they promise over the reference", *columns)
+    for point in simulation.policies.points:
+        for name, result in point.policies.items():
+            values = (result.mean_regret, result.worst_tenth_regret)
+            promised = (f"{result.worse_than_reference:.0%}", f"{result.nominal:.3f}", f"{result.lower:.3f}")
+            table.add_row(str(point.comparisons), name, *(f"{value:.3f}" for value in values), *promised)
     return table

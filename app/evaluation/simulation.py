@@ -22,6 +22,7 @@ import numpy as np
 
 from app.evaluation.baselines import PerUserModel, fit_full, fit_global, fit_per_user
 from app.evaluation.dataset import Real
+from app.evaluation.policies import PolicyStudy, study_policies
 from app.evaluation.truth import MDP_ACTIONS, MDP_STATES, CatalogueWorld, MdpWorld, draw_catalogue, draw_mdp
 from app.learning import Model, fit, principal_angle_distance
 from app.policy import FiniteHorizonMDP, RobustPolicy, backward_induction, occupancy, robust_policy
@@ -33,6 +34,11 @@ LEVEL = 0.95
 
 PLANNED_USERS = 6
 """Users for whom policies are planned, the same ones at every point."""
+
+POLICY_LADDER = (2, 5, 10, 20)
+"""Comparisons of each user at which policies are judged at several levels of pessimism."""
+
+JUDGED_USERS = 24
 
 PLAN_TOLERANCE = 1e-2
 """Relative gap at which a policy is good enough to be compared: far below the spread of regrets over users."""
@@ -98,6 +104,8 @@ class Simulation:
     """By quantity, then by ladder: users, comparisons. Of P-ShareLoRA."""
     rival_slopes: dict[str, dict[str, dict[str, float]]]
     """By method, quantity and ladder, fitted; nothing is predicted of them."""
+    policies: PolicyStudy
+    """Regret of reference, greedy and robust policies against the number of comparisons."""
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,6 +132,8 @@ def simulate(
         if progress is not None:
             progress("simulating", f"{n_users} users x {per_user} comparisons", number / len(grid))
         points.append(learn_back(catalogue.first(n_users, per_user), mdp.first(n_users, per_user), rank, seed=seed))
+    judged = [few for few in POLICY_LADDER if few <= comparisons]
+    policies = study_policies(users=users, rank=rank, judged=JUDGED_USERS, ladder=judged, seed=seed, progress=progress)
     return Simulation(
         seed=seed,
         dim=dim,
@@ -131,6 +141,7 @@ def simulate(
         points=tuple(points),
         slopes=_slopes(points, users=users, comparisons=comparisons, dim=dim, rank=rank),
         rival_slopes=_rival_slopes(_ladders(points, users=users, comparisons=comparisons)),
+        policies=policies,
         seconds=perf_counter() - begun,
     )
 
