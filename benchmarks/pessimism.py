@@ -39,9 +39,11 @@ def main() -> None:
     seconds = perf_counter() - begun
     if options.table:
         _print(study)
+        print(f"\nchosen: {_chosen(study)}")
         return
     machine = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
-    print(json.dumps({"machine": machine, "seconds": seconds, "claims": _claims(study), **study.as_dict()}, indent=2))
+    found = {"claims": _claims(study), "chosen": _chosen(study)}
+    print(json.dumps({"machine": machine, "seconds": seconds, **found, **study.as_dict()}, indent=2))
 
 
 def _options() -> argparse.Namespace:
@@ -71,6 +73,22 @@ def _claims(study: PolicyStudy) -> list[dict[str, object]]:
                         {"level": name, "asked": round(asked, 6), "worse": worse, "greedy": greedy, "held": held}
                     )
     return found
+
+
+def _chosen(study: PolicyStudy) -> str:
+    """The default's rule: of the levels whose mean regret is never above the reference's, the best.
+
+    Best is the least regret of the worst tenth, averaged over the numbers of comparisons.
+    """
+
+    def safe(name: str) -> bool:
+        return all(p.policies[name].mean_regret <= p.policies["reference"].mean_regret for p in study.points)
+
+    def worst_tenth(name: str) -> float:
+        return sum(point.policies[name].worst_tenth_regret for point in study.points) / len(study.points)
+
+    names = [name for name in study.points[0].policies if name != "reference" and safe(name)]
+    return min(names, key=worst_tenth, default="reference")
 
 
 def _print(study: PolicyStudy) -> None:

@@ -21,6 +21,8 @@ from app.api.schemas.answers import (
     ActionsBody,
     PolicyAnswer,
     SetName,
+    SlateAnswer,
+    SlateBody,
 )
 from app.api.schemas.base import Label
 from app.api.services import UsedServices
@@ -86,6 +88,15 @@ _EXPLANATION: dict[str, Any] = {
             "over_next_best": 0.08,
         }
     ],
+}
+
+_SLATE: dict[str, Any] = {
+    **_CERTIFICATE,
+    "slates": [{"items": ["a", "c", "b"], "probability": 0.7}, {"items": ["a", "d", "b"], "probability": 0.3}],
+    "any_items": 0.0,
+    "best": ["a", "c", "b"],
+    "best_lower": 0.39,
+    "sampled": ["a", "c", "b"],
 }
 
 _ROBUST = (
@@ -264,6 +275,44 @@ async def explanation(
         over_reference=answers.Advantage(**asdict(answer.over_reference)),
         over_next_best=None if answer.over_next_best is None else answers.Advantage(**asdict(answer.over_next_best)),
         comparisons=[answers.Influence(**asdict(one)) for one in answer.comparisons],
+    )
+
+
+@router.post(
+    "/v1/environments/{environment}/users/{user}/slates",
+    summary="Several items of a catalogue at once",
+    description="A robust choice of `size` items, by the same planner: a slate is worth the mean reward of its items, "
+    "and the mixture that is answered has the best worst case. Values are told over the mean of the catalogue. "
+    "The sets are `credible`, `ellipsoid` and `frobenius`.",
+    responses={200: example(_SLATE), **_BODY_FAILURES},
+)
+async def slates(
+    environment: EnvironmentName,
+    user: UserId,
+    body: Annotated[SlateBody, Body(openapi_examples={"three": {"value": {"size": 3, "seed": 7}}})],
+    services: UsedServices,
+    _: Reader,
+    after: After,
+) -> SlateAnswer:
+    defined = (await services.current.environment(environment)).definition
+    _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
+    answer = await services.runtime.slate(
+        environment,
+        user,
+        body.size,
+        confidence=body.confidence,
+        kind=body.set,
+        context=context,
+        seed=body.seed,
+        after=after,
+    )
+    return SlateAnswer(
+        **_certificate(answer),
+        slates=[answers.ShownSlate(items=list(one.items), probability=one.probability) for one in answer.slates],
+        any_items=answer.any_items,
+        best=list(answer.best),
+        best_lower=answer.best_lower,
+        sampled=list(answer.sampled),
     )
 
 

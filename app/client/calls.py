@@ -197,6 +197,12 @@ def actions_at(
     return Call("POST", f"{_path(environment, user)}/actions/batch", as_json, {"json": body})
 
 
+def slate(environment: str, user: str, size: int, **asked: Any) -> Call[Json]:
+    """Several items at once, by a robust choice; takes `confidence`, `set`, `context` and `seed` as the API does."""
+    body = {"size": size, **_given(**asked)}
+    return Call("POST", f"{_path(environment, user)}/slates", as_json, {"json": body})
+
+
 def explain_action(environment: str, user: str, **asked: Any) -> Call[Json]:
     """Why an action; takes `state`, `step`, `action`, `confidence`, `set`, `context` and `n` as the API does."""
     return Call("POST", f"{_path(environment, user)}/actions/explanation", as_json, {"json": _given(**asked)})

@@ -59,6 +59,7 @@ class Methods:
     rank = Method(calls.rank)
     actions = Method(calls.actions)
     actions_at = Method(calls.actions_at)
+    slate = Method(calls.slate)
     explain_action = Method(calls.explain_action)
     policy = Method(calls.policy)
     queries = Method(calls.queries)

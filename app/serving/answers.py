@@ -121,6 +121,27 @@ class ActionAnswer(CertifiedAnswer):
 
 
 @dataclass(frozen=True, slots=True)
+class ShownSlate:
+    items: tuple[str, ...]
+    """Best first."""
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlateAnswer(CertifiedAnswer):
+    """Values are the mean reward of a slate's items, less that of the catalogue's."""
+
+    slates: tuple[ShownSlate, ...]
+    any_items: float
+    """The probability with which the mixture shows any items at random, as the reference does."""
+    best: tuple[str, ...]
+    """The one slate that is worth most in its own worst case."""
+    best_lower: float
+    """What it is worth there; less than `lower` where mixing cancels uncertainty."""
+    sampled: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Advantage:
     """What one course of action is worth over another, in log-odds summed over what is left of the horizon."""
 

@@ -26,7 +26,7 @@ from app.serving.snapshot import Ground, comparisons_of
 Real = NDArray[np.float64]
 T = TypeVar("T")
 
-DEFAULT_PESSIMISM = Pessimism("credible", 0.8)
+DEFAULT_PESSIMISM = Pessimism("credible", 0.9)
 """Where a request asks for no confidence: chosen by benchmarks/pessimism.py, see docs/explanation/policies.md."""
 
 PLAN_BYTES = 256 << 20

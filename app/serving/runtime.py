@@ -32,6 +32,7 @@ from app.serving.answers import (
     RankAnswer,
     RewardsAnswer,
     SetKind,
+    SlateAnswer,
     UserSummary,
 )
 from app.serving.explanation import Explanation, explanation
@@ -49,6 +50,7 @@ from app.serving.planning import (
 )
 from app.serving.questions import item_queries, trajectory_queries
 from app.serving.scoring import belief_about, belief_about_items, item_ids, ranking_of, reward_answers
+from app.serving.slates import slate_answer
 from app.serving.snapshot import Catalogue, FoldedUser, Ground, Snapshot, comparisons_of
 from app.store import (
     Current,
@@ -104,6 +106,7 @@ class ServingRuntime:
         self._snapshots = Memo[tuple[int, int, int], Snapshot](SNAPSHOT_BYTES, size=lambda one: one.size)
         self._catalogues = Memo[tuple[int, int], Catalogue](CATALOGUE_BYTES, size=lambda one: one.size)
         self._users = Memo[tuple[int, int, int, int], FoldedUser](ADAPTER_BYTES, size=_user_bytes)
+        self._plan_seconds, self._plan_tolerance = plan_seconds, plan_tolerance
         self._plans = Planner(self._compute, seconds=plan_seconds, tolerance=plan_tolerance)
 
     async def aclose(self) -> None:
@@ -222,6 +225,26 @@ class ServingRuntime:
             action_answer(ground, made, *place, from_state=from_state, seed=seed)
             for place, (made, from_state) in zip(at, plans, strict=True)
         ]
+
+    async def slate(
+        self,
+        env: str,
+        user: str,
+        size: int,
+        *,
+        confidence: float | None = None,
+        kind: SetKind | None = None,
+        context: Context | None = None,
+        seed: int | None = None,
+        after: int | None = None,
+    ) -> SlateAnswer:
+        """Several items of a catalogue at once."""
+        ground = await self._ground(env, user, after)
+        if not isinstance(ground.environment, CatalogEnvironment):
+            raise InvalidInputError(f"environment {env!r} is an MDP, and has no items to choose from.")
+        pessimism = pessimism_of(ground.environment, confidence, kind)
+        limits = {"tolerance": self._plan_tolerance, "seconds": self._plan_seconds}
+        return await self._compute(lambda: slate_answer(ground, pessimism, size, context=context, seed=seed, **limits))
 
     async def explain_action(
         self,

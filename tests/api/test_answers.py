@@ -237,6 +237,29 @@ def test_several_states_are_one_call(api: httpx.Client, fitted: tuple[str, str])
     assert (refused.status_code, "nowhere" in found_problem(refused)["detail"]) == (422, True)
 
 
+def test_a_slate_is_a_robust_choice_of_several_items(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    path = f"/v1/environments/{fitted[0]}/users/u0"
+    trusting = api.post(f"{path}/slates", json={"size": 3, "confidence": 0}).json()
+    ranked = [one["option"]["item"] for one in asked(api, fitted[0], "u0", "rank", {"top_n": 3})["options"]]
+    assert sorted(trusting["best"]) == sorted(ranked)
+    assert trusting["lower"] == pytest.approx(trusting["greedy_nominal"])
+    robust = api.post(f"{path}/slates", json={"size": 3, "confidence": 0.95, "seed": 1}).json()
+    assert 0 <= robust["lower"] <= robust["upper"] <= trusting["lower"] + 1e-9
+    assert robust["best_lower"] <= robust["lower"] + 1e-9
+    assert robust["greedy_lower"] <= robust["upper"] + 1e-9
+    assert sum(one["probability"] for one in robust["slates"]) + robust["any_items"] == pytest.approx(1)
+    assert len(set(robust["sampled"])) == 3
+    assert api.post(f"{path}/slates", json={"size": 3, "confidence": 0.95, "seed": 1}).json() == robust
+    # A slate of one is the choice of an action.
+    one = api.post(f"{path}/slates", json={"size": 1, "confidence": 0.9}).json()
+    action = api.post(f"{path}/actions", json={"confidence": 0.9}).json()
+    assert one["lower"] == pytest.approx(action["lower"], abs=1e-3)
+    for wrong, pointer in (({"size": 10}, "/size"), ({"size": 2, "set": "likelihood_ratio"}, "/set")):
+        refused = api.post(f"{path}/slates", json=wrong)
+        assert (refused.status_code, found_problem(refused)["pointer"]) == (422, pointer)
+    assert api.post(f"/v1/environments/{fitted[1]}/users/u0/slates", json={"size": 1}).status_code == 422
+
+
 def test_an_action_is_explained(api: httpx.Client, fitted: tuple[str, str]) -> None:
     path = f"/v1/environments/{fitted[1]}/users/u0/actions"
     why = api.post(f"{path}/explanation", json={"state": "home", "n": 2}).json()

@@ -21,7 +21,7 @@ def test_the_demo_shows_what_it_promises_and_can_be_run_again(tmp_path: Path) ->
             "the same for everybody",
             "P-ShareLoRA",
             "simulated-runner-00 (simulated), who is tired at step 2 of 6",
-            "at 80% confidence: worth at least",
+            "at 90% confidence: worth at least",
             "export PSHARELORA_KEY=$(cat .psharelora/demo.key)",
         ):
             assert promised in shown.stdout

@@ -149,6 +149,29 @@ class ActionBody(Pessimistic):
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")
 
 
+class SlateBody(Pessimistic):
+    size: int = Field(ge=1, le=1000, description="How many items.")
+    context: ContextBody | None = Field(default=None, description="What the items are for.")
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")
+
+
+class ShownSlate(Answer):
+    items: list[str] = Field(description="Best first.")
+    probability: float
+
+
+class SlateAnswer(Certificate):
+    slates: list[ShownSlate] = Field(description="What to show, each with its probability.")
+    any_items: float = Field(
+        description="The probability left, with which any items are shown at random, as the reference does."
+    )
+    best: list[str] = Field(description="The one slate that is worth most in its own worst case.")
+    best_lower: float = Field(
+        description="What it is worth there if it is always shown; less than `lower` where mixing cancels doubt."
+    )
+    sampled: list[str] = Field(description="Drawn by the probabilities; the same again for the same `seed`.")
+
+
 class ActionExplanationBody(Pessimistic):
     state: State | None = Field(default=None, description="A state's name or index; a catalogue has none.")
     step: int = Field(default=0, ge=0, le=1000, description="From 0.")
