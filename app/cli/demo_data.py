@@ -89,7 +89,7 @@ def coaching(seed: int = 7) -> tuple[Json, list[Json]]:
     return definition, preferences
 
 
-def replies(seed: int = 11, *, users: int = 120, answers: int = 30) -> tuple[Json, list[Json], list[Json]]:
+def replies(seed: int = 11, *, users: int = 80, answers: int = 24) -> tuple[Json, list[Json], list[Json]]:
     """Replies to somebody who cannot sleep before a talk, with simulated readers: definition, items, preferences.
 
     The project wrote the replies and how brief, warm, practical and playful each is; a reader's taste in these four is

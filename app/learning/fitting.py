@@ -22,6 +22,7 @@ from app.learning.metrics import SMALLEST_PROBABILITY
 from app.learning.mle import Start
 from app.learning.model import Model, no_adapters, solve_adapters
 from app.learning.parameters import Ending, Shared, rotated
+from app.learning.reduction import reduced_comparisons, reduced_features, reduced_model, restored_model, row_space
 from app.learning.selection import (
     MOST_SPLITS,
     Choice,
@@ -168,7 +169,35 @@ def fit(
         progress or (lambda _: None),
     )
     with one_blas_thread():
-        return _fit(job, rank, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
+        V = row_space(comparisons, job.features)
+        if V is None:
+            return _fit(job, rank, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
+        model = _fit(_reduced(job, V), rank, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
+        return _restored(job, model, V)
+
+
+def _reduced(job: _Job, V: Real) -> _Job:
+    """The same fit in the few dimensions that the items span."""
+    features, warm = reduced_features(job.features, V), job.warm_start
+    known = warm is not None and warm.features is job.features
+    return replace(
+        job,
+        comparisons=reduced_comparisons(job.comparisons, job.features, V),
+        features=features,
+        warm_start=reduced_model(warm, features, V) if known and warm is not None else None,
+    )
+
+
+def _restored(job: _Job, reduced: Model, V: Real) -> Model:
+    model, found, warm = restored_model(reduced, job.features, V), reduced.diagnostics, job.warm_start
+    if found is None:
+        return model
+    comparable = warm is not None and warm.rank and model.rank and warm.features.d1 == model.features.d1
+    distance = principal_angle_distance(model.raw_subspace(), warm.raw_subspace()) if warm and comparable else None
+    n = found.n_comparisons
+    bounds = log_bracketing(job.features.d1, found.d2, found.rank, found.n_users, n)
+    told = replace(found, d1=job.features.d1, log_bracketing=bounds, distance_to_previous=distance)
+    return replace(model, diagnostics=told)
 
 
 def _fit(job: _Job, rank: int | Literal["auto"], *, max_passes: int, tolerance: float, calibrate: bool) -> Model:

@@ -38,7 +38,7 @@ def test_a_demo_that_is_told_to_end_leaves_nothing_running(tmp_path: Path) -> No
         with Client(f"http://127.0.0.1:{port}", key=key) as client:
             counted = {one["name"]: one["n_preferences"] for one in client.environments()["environments"]}
         assert demo.end(signal.SIGTERM) == 0, demo.said
-    assert counted == {"electricity": 12924 + 3, "coaching-simulated": 1440, "replies-simulated": 3600}
+    assert counted == {"electricity": 12924 + 3, "coaching-simulated": 1440, "replies-simulated": 1920}
     assert not (tmp_path / ".psharelora" / "postgres" / "postmaster.pid").exists()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/healthz")
