@@ -1,5 +1,6 @@
 """Model versions: listed, examined, promoted."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -9,6 +10,7 @@ from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
 from app.api.schemas.models import ModelAnswer, ModelList
 from app.api.services import UsedServices
+from app.domain import DomainError
 from app.store import get_model, list_models, promote_model
 
 router = APIRouter(tags=["models"])
@@ -60,4 +62,7 @@ async def get(environment: EnvironmentName, version: Version, services: UsedServ
     responses={200: example(_MODEL), **problems("not-found", "refit-state")},
 )
 async def promote(environment: EnvironmentName, version: Version, services: UsedServices, _: Admin) -> ModelAnswer:
-    return ModelAnswer.of(await promote_model(services.db, environment, version))
+    promoted = await promote_model(services.db, environment, version)
+    with suppress(DomainError):
+        await services.runtime.warm(environment)
+    return ModelAnswer.of(promoted)

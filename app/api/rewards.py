@@ -9,6 +9,7 @@ from app.api.auth import Reader
 from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
+from app.api.hot import HotRoute, rank_shortcut, rewards_shortcut, with_shortcut
 from app.api.problems import problems
 from app.api.schemas import answers
 from app.api.schemas.answers import QueriesAnswer, RankAnswer, RankBody, Ranked, Reward, RewardsAnswer, RewardsBody
@@ -17,7 +18,7 @@ from app.api.services import UsedServices
 from app.api.users import UserId
 from app.serving import RewardAnswer
 
-router = APIRouter(tags=["rewards"])
+router = APIRouter(tags=["rewards"], route_class=HotRoute)
 
 _REWARD: dict[str, Any] = {"reward": 1.31, "stderr": 0.42, "lower": 0.49, "upper": 2.13}
 _REWARDS_BODY: dict[str, Any] = {"options": [{"item": "a"}, {"features": [7.0, 1.0, 0.0, 1.0, 0.0, 0.0]}]}
@@ -43,6 +44,7 @@ _FAILURES = problems(
         **_FAILURES,
     },
 )
+@with_shortcut(rewards_shortcut)
 async def rewards(
     environment: EnvironmentName,
     user: UserId,
@@ -78,6 +80,7 @@ async def rewards(
         **_FAILURES,
     },
 )
+@with_shortcut(rank_shortcut)
 async def rank(
     environment: EnvironmentName,
     user: UserId,

@@ -15,6 +15,7 @@ from app.learning.metrics import Metrics, evaluate_predictions
 from app.learning.mle import Start
 from app.learning.model import Model, ReferenceItem, fold_in, fold_in_users
 from app.learning.preparation import prepare
+from app.learning.projection import Projection, Taste, project, taste_of
 from app.learning.queries import InformativePair, most_informative_pairs
 from app.learning.subspace import principal_angle_distance
 
@@ -32,9 +33,11 @@ __all__ = [
     "InvalidComparisonsError",
     "Metrics",
     "Model",
+    "Projection",
     "ReferenceItem",
     "RewardBelief",
     "Start",
+    "Taste",
     "UserLikelihood",
     "adapter_covariance",
     "evaluate_predictions",
@@ -45,5 +48,7 @@ __all__ = [
     "most_informative_pairs",
     "prepare",
     "principal_angle_distance",
+    "project",
+    "taste_of",
     "user_likelihood",
 ]

@@ -153,7 +153,7 @@ class Model:
         y = self.features.context(context)
         loading = np.concatenate([y, adapter.mean @ y])
         x = self.features.items(items)
-        place = self._places(items, item_ids)
+        place = self.places(items, item_ids)
         mean, projected = self._projected(adapter, x, y, place)
         if reference is not None:
             x0 = self.features.items(reference.features[None])
@@ -172,7 +172,7 @@ class Model:
         self, adapter: Adapter, items: Real, context: Real | None = None, *, item_ids: ArrayLike | None = None
     ) -> tuple[Real, Real]:
         """(m,) rewards of items, without a common zero, and (m, p) what the adapter's entries multiply in them."""
-        place = self._places(items, item_ids)
+        place = self.places(items, item_ids)
         return self._projected(adapter, self.features.items(items), self.features.context(context), place)
 
     def _projected(self, adapter: Adapter, x: Real, y: Real, place: NDArray[np.int32]) -> tuple[Real, Real]:
@@ -186,11 +186,12 @@ class Model:
 
     def mean_item(self, items: Real, item_ids: ArrayLike | None = None) -> ReferenceItem:
         """The mean of items (m, d1), m > 0, given raw."""
-        effects, place = self.shared.items, self._places(items, item_ids)
+        effects, place = self.shared.items, self.places(items, item_ids)
         features = np.asarray(items.mean(axis=0, dtype=np.float64))
         return ReferenceItem(features, float(effects.bias[place].mean()), effects.loadings[place].mean(axis=0))
 
-    def _places(self, items: Real, item_ids: ArrayLike | None) -> NDArray[np.int32]:
+    def places(self, items: Real, item_ids: ArrayLike | None = None) -> NDArray[np.int32]:
+        """(m,) rows of `shared.items` of items (m, d1) given raw; its last one for items that are not in it."""
         known = self.shared.items.ids
         if not len(known):
             return place_of(known, known, len(items))

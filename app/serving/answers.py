@@ -67,6 +67,18 @@ class RankAnswer(Grounded):
     """Best first; of equals, the one that was given first."""
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ItemsAnswer(Grounded):
+    """Rewards of a catalogue's items, as arrays: what the hot calls are answered from."""
+
+    numbers: Real
+    """(m, 4): reward, standard error, lower and upper end."""
+    ids: tuple[str, ...] | list[str]
+    """(m,)"""
+    index: Int | None
+    """(m,) where each stood in the request; None where the catalogue was ranked."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertifiedAnswer(Grounded):
     """A plan's worth over the reference policy, in log-odds summed over the horizon."""

@@ -1,10 +1,12 @@
 """Rewards of options for one user, as differences from the reference."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from app.domain import (
     CatalogEnvironment,
@@ -18,8 +20,8 @@ from app.domain import (
     TextOption,
     TrajectoryOption,
 )
-from app.learning import ReferenceItem, RewardBelief
-from app.serving.answers import By, RankedOption, RewardAnswer
+from app.learning import Projection, ReferenceItem, RewardBelief, Taste
+from app.serving.answers import By, ItemsAnswer, RankedOption, RewardAnswer
 from app.serving.reference import ReferencePolicy
 from app.serving.snapshot import Catalogue, Ground
 
@@ -98,12 +100,88 @@ def ranking_of(
 ) -> tuple[RankedOption, ...]:
     """The best first; `ids` of the options that are items, `given` when they came with the request."""
     score = belief.mean if by == "mean" else belief.interval(confidence)[0]
-    order = np.argsort(-score, kind="stable")[:top_n]
+    order = best_of(score, top_n)
     best = belief.take(order)
     return tuple(
         RankedOption(row if given else None, ids[row], reward)
         for row, reward in zip(order.tolist(), reward_answers(best, confidence), strict=True)
     )
+
+
+def score_items(ground: Ground, items: Sequence[str]) -> ItemsAnswer | None:
+    """Rewards of items by their ids, in their order; None where this is not a matter of projected items alone."""
+    scored = _projected(ground, items)
+    if scored is None:
+        return None
+    projection, taste, rows = scored
+    numbers = _numbers(*projection.rewards(taste, rows), ground.environment.confidence)
+    return ItemsAnswer(
+        model_version=ground.snapshot.version,
+        feedback_seen=ground.user.feedback_seen,
+        numbers=numbers,
+        ids=list(items),
+        index=None,
+    )
+
+
+def rank_items(ground: Ground, items: Sequence[str] | None, *, top_n: int | None, by: By) -> ItemsAnswer | None:
+    """The best items first, of the catalogue or of those given; None as for `score_items`."""
+    scored = _projected(ground, items)
+    if scored is None:
+        return None
+    projection, taste, rows = scored
+    confidence = ground.environment.confidence
+    if by == "lower":
+        mean, stderr = projection.rewards(taste, rows)
+        score = mean - reach(confidence) * stderr
+    else:
+        score = projection.mean(taste) if items is None else projection.means[rows] @ taste.mean
+    order = best_of(score, top_n)
+    best = order if items is None else rows[order]
+    ids = ground.catalogue.ids
+    return ItemsAnswer(
+        model_version=ground.snapshot.version,
+        feedback_seen=ground.user.feedback_seen,
+        numbers=_numbers(*projection.rewards(taste, best), confidence),
+        ids=[ids[row] for row in best.tolist()],
+        index=None if items is None else order,
+    )
+
+
+def best_of(score: Real, top_n: int | None) -> Int:
+    """Places of the n largest, best first; of equals, the one that comes first.
+
+    The n-th largest is found without sorting the rest, which for the ten best of 100,000 takes a tenth of the time.
+    """
+    if top_n is None or top_n >= len(score):
+        return np.argsort(-score, kind="stable")
+    worst = np.partition(score, len(score) - top_n)[len(score) - top_n]
+    candidates = np.flatnonzero(score >= worst)
+    return np.asarray(candidates[np.argsort(-score[candidates], kind="stable")[:top_n]])
+
+
+@lru_cache(maxsize=64)
+def reach(confidence: float) -> float:
+    """How many standard errors an interval reaches to either side."""
+    return float(norm.ppf(0.5 * (1.0 + confidence)))
+
+
+def _projected(ground: Ground, items: Sequence[str] | None) -> tuple[Projection, Taste, Int] | None:
+    projection, taste = ground.scene.projection, ground.user.taste
+    if projection is None or projection.spreads is None or taste is None:
+        return None
+    if items is None:
+        return projection, taste, np.arange(len(projection))
+    rows = ground.catalogue.rows
+    try:
+        return projection, taste, np.fromiter(map(rows.__getitem__, items), np.int64, len(items))
+    except KeyError:
+        return None
+
+
+def _numbers(mean: Real, stderr: Real, confidence: float) -> Real:
+    beyond = reach(confidence) * stderr
+    return np.stack((mean, stderr, mean - beyond, mean + beyond), axis=1)
 
 
 def item_ids(options: Sequence[Option]) -> list[str | None]:

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 
 from app.domain import CorruptModelError, Environment, MdpEnvironment, StoredModel
 from app.domain.arrays import ItemTable, PreferenceTable, RewardTables, comparisons, reward_tables
-from app.learning import Adapter, Comparisons, Model
+from app.learning import Adapter, Comparisons, Model, Projection, ReferenceItem, Taste, project, taste_of
 from app.policy import FiniteHorizonMDP
 from app.serving.reference import Reference, mdp_of, reference_from_arrays
 
 Real = NDArray[np.float64]
+
+Versions = tuple[int, int, int, int | None]
+"""Of an environment: its number, and the revisions of its definition, its catalogue and its model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +86,42 @@ class FoldedUser:
 
     adapter: Adapter
     feedback_seen: int
+    taste: Taste | None
+    """The same for a projection; None where items are valued in contexts, or where there are none."""
+
+    @classmethod
+    def of(cls, model: Model, adapter: Adapter, feedback_seen: int) -> "FoldedUser":
+        taste = taste_of(adapter, model.inflation) if model.features.d2 == 1 else None
+        return cls(adapter, feedback_seen, taste)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """What answers to all users of an environment share; replaced as a whole, so that no answer mixes two."""
+
+    versions: Versions
+    snapshot: Snapshot
+    catalogue: Catalogue
+    projection: Projection | None
+    """Of the catalogue; None for an MDP, and where items are valued in contexts."""
+    nobody: FoldedUser
+    """A user nobody has heard of."""
+
+    @classmethod
+    def of(cls, versions: Versions, snapshot: Snapshot, catalogue: Catalogue) -> "Scene":
+        model, reference = snapshot.model, snapshot.reference
+        projection = None
+        if isinstance(reference, ReferenceItem) and model.features.d2 == 1 and catalogue.ids:
+            projection = project(model, catalogue.features, reference)
+        return cls(versions, snapshot, catalogue, projection, FoldedUser.of(model, model.population(), 0))
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        projection = self.projection
+        if projection is None:
+            return 1000
+        return 1000 + projection.means.nbytes + (0 if projection.spreads is None else projection.spreads.nbytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,11 +131,21 @@ class Ground:
     environment_id: int
     user_key: int | None
     """None for a user nobody has heard of."""
-    revisions: tuple[int, int]
-    """Of the environment's definition and of its catalogue."""
-    snapshot: Snapshot
-    catalogue: Catalogue
+    scene: Scene
     user: FoldedUser
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.scene.snapshot
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self.scene.catalogue
+
+    @property
+    def revisions(self) -> tuple[int, int]:
+        """Of the environment's definition and of its catalogue."""
+        return self.scene.versions[1:3]
 
     @property
     def environment(self) -> Environment:

@@ -1,0 +1,118 @@
+"""A catalogue as one model sees it: what can be computed of every item before knowing the user.
+
+For a user with adapter mean w (k,) and covariance C (k, k), and l = (1, w), an item with features x less the
+reference's, projected z = B^T x + its loadings less the reference's, has
+
+    mean     = offset + z . w,
+    variance = l^T Q l + tr(C (z z^T + L)),        Q = F^T F + diag(v, L),
+
+where F (r, 1 + k) is what the shared error of [Theta_0, B] does along x, v the variance of the item's own bias and L
+(k, k) the covariance of its loadings. Both are linear in what is known of the user, so that scoring m items is one
+product of their rows with a vector; it agrees with `Model.rewards`, which forms the factor of the joint covariance.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from app.learning.adapters import Adapter
+from app.learning.arrays import Real
+from app.learning.model import Model, ReferenceItem
+
+MAX_WORK = 4e10
+"""Multiplications spent on the quadratic forms: a second or two. Larger catalogues of wide items do without them."""
+
+BLOCK_NUMBERS = 4_000_000
+"""Products of features that are formed at a time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """M items without context, ready to be scored for any user."""
+
+    means: Real
+    """(M, 1 + k): offset and z."""
+    spreads: Real | None
+    """(M, t): the triangles of Q and of z z^T + L; none where they would cost too much."""
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def mean(self, taste: "Taste") -> Real:
+        """(M,) rewards of all items."""
+        return np.asarray(self.means @ taste.mean)
+
+    def rewards(self, taste: "Taste", rows: NDArray[np.int64]) -> tuple[Real, Real]:
+        """(m,) rewards of some items, and their standard errors.
+
+        Raises
+        ------
+        ValueError
+            There are no quadratic forms.
+        """
+        if self.spreads is None:
+            raise ValueError("this projection has no quadratic forms.")
+        variance = self.spreads[rows] @ taste.spread
+        return self.means[rows] @ taste.mean, np.sqrt(np.maximum(variance, 0.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taste:
+    """One user as a projection sees them."""
+
+    mean: Real
+    """(1 + k,)"""
+    spread: Real
+    """(t,) calibrated."""
+
+
+def taste_of(adapter: Adapter, inflation: float) -> Taste:
+    """What a projection multiplies; `inflation` is the model's."""
+    loading = np.concatenate([[1.0], adapter.mean[:, 0]])
+    second = np.concatenate([_twice(np.outer(loading, loading)), _twice(adapter.covariance)])
+    return Taste(loading, inflation**2 * second)
+
+
+def project(model: Model, items: Real, reference: ReferenceItem, item_ids: ArrayLike | None = None) -> Projection:
+    """Items (M, d1), given raw, of a model whose columns are not contexts (d2 = 1)."""
+    if model.features.d2 != 1:
+        raise ValueError("items of an environment with contexts are projected in each context.")
+    centred = model.features.items(items) - model.features.items(reference.features[None])
+    own, place = model.shared.items, model.places(items, item_ids)
+    offset = centred @ model.Theta_0[:, 0] + own.bias[place] - reference.bias
+    z = centred @ model.B + own.loadings[place] - reference.loadings
+    means = np.ascontiguousarray(np.column_stack([offset, z]))
+    d1, q = centred.shape[1], 1 + model.rank
+    if len(items) * d1**2 / 2 * q**2 / 2 > MAX_WORK:
+        return Projection(means, None)
+    spreads = _shared_forms(model.shared_error, centred)
+    rows, columns = np.triu_indices(model.rank)
+    loadings = own.covariance[place][:, rows, columns]
+    spreads[:, 0] += own.bias_variance[place]
+    spreads[:, q:] += loadings
+    return Projection(means, np.hstack([spreads, z[:, rows] * z[:, columns] + loadings]))
+
+
+def _shared_forms(error: Real, x: Real) -> Real:
+    """(M, q (q + 1) / 2) triangles of F^T F, F = x^T E for the error E (d1, q, r)."""
+    d1, q, _ = error.shape
+    rows, columns = np.triu_indices(d1)
+    first, second = np.triu_indices(q)
+    coefficients = np.empty((len(rows), len(first)))
+    for pair, (a, b) in enumerate(zip(first, second, strict=True)):
+        product = error[:, a] @ error[:, b].T
+        coefficients[:, pair] = (product + product.T)[rows, columns]
+    coefficients[rows == columns] *= 0.5
+    forms = np.empty((len(x), len(first)))
+    step = max(1, BLOCK_NUMBERS // max(len(rows), 1))
+    for begin in range(0, len(x), step):
+        block = x[begin : begin + step]
+        forms[begin : begin + step] = (block[:, rows] * block[:, columns]) @ coefficients
+    return forms
+
+
+def _twice(symmetric: Real) -> Real:
+    """The upper triangle in row order, its off-diagonal entries counted for both sides."""
+    rows, columns = np.triu_indices(len(symmetric))
+    return symmetric[rows, columns] * np.where(rows == columns, 1.0, 2.0)
