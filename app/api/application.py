@@ -29,13 +29,14 @@ from app.api.requests import Requests
 from app.observability import HttpMetrics
 
 ROUTERS = (
+    # Looked through in this order: what is called most comes first.
+    rewards.router,
+    preferences.router,
     environments.router,
     items.router,
-    preferences.router,
     users.router,
     explanations.router,
     activity.router,
-    rewards.router,
     policies.router,
     refits.router,
     models.router,

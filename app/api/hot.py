@@ -90,7 +90,11 @@ class _RewardsAnswer(msgspec.Struct, gc=False):
     rewards: list[_Reward]
 
 
-class _Ranked(_Reward, gc=False):
+class _Ranked(msgspec.Struct, gc=False):
+    reward: float
+    stderr: float
+    lower: float
+    upper: float
     option: _Item
     index: int | None
 
@@ -137,8 +141,8 @@ async def rank_shortcut(request: Request) -> Response | None:
 def _ranked(answer: ItemsAnswer) -> list[_Ranked]:
     places = [None] * len(answer.ids) if answer.index is None else answer.index.tolist()
     return [
-        _Ranked(*row, _Item(item), place)
-        for row, item, place in zip(answer.numbers.tolist(), answer.ids, places, strict=True)
+        _Ranked(reward, stderr, lower, upper, _Item(item), place)
+        for (reward, stderr, lower, upper), item, place in zip(answer.numbers.tolist(), answer.ids, places, strict=True)
     ]
 
 

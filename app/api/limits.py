@@ -1,6 +1,5 @@
 """How much a request may send."""
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,7 +23,7 @@ class BodyLimit:
         if scope["type"] != "http" or scope["path"].endswith(UNLIMITED_SUFFIX):
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if announced.isdigit() and int(announced) > self._max_bytes:
             await _drain(receive)
             response = problem_response(scope, "body-too-large", self._sentence(int(announced)))

@@ -33,12 +33,20 @@ class HttpMetrics:
             ["outcome"],
             registry=self._registry,
         )
+        self._of_calls: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for outcome in ("accepted", "duplicate"):
             self._preferences.labels(outcome)
 
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, method, str(status)).inc()
-        self._latency.labels(route, method).observe(seconds)
+        call = (route, method, status)
+        if call not in self._of_calls:
+            self._of_calls[call] = (
+                self._requests.labels(route, method, str(status)),
+                self._latency.labels(route, method),
+            )
+        counter, histogram = self._of_calls[call]
+        counter.inc()
+        histogram.observe(seconds)
 
     def count_preferences(self, *, accepted: int, duplicates: int) -> None:
         self._preferences.labels("accepted").inc(accepted)
