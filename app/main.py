@@ -67,6 +67,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         runtime = ServingRuntime(
             db,
             current,
+            cache_dir=settings.cache_dir or settings.data_dir / "cache",
             compute_threads=settings.compute_threads,
             plan_seconds=settings.plan_seconds,
             plan_tolerance=settings.plan_tolerance,

@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".psharelora")
     """Where the embedded database, the demo's key and local files live."""
 
+    cache_dir: Path | None = None
+    """Where API processes keep copies of published models to share; by default `cache` in the data directory."""
+
     host: str = "127.0.0.1"
     """The address that `psharelora serve` listens on."""
 

@@ -7,6 +7,7 @@ kept in memory is keyed by these, so an answer never rests on anything older tha
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,7 +60,7 @@ from app.serving.scoring import (
     reward_answers,
     score_items,
 )
-from app.serving.slates import slate_answer
+from app.serving.shared import Shared
 from app.serving.snapshot import Catalogue, FoldedUser, Ground, Scene, Snapshot, Versions, comparisons_of
 from app.store import (
     Current,
@@ -76,6 +77,7 @@ from app.store import (
 )
 
 T = TypeVar("T")
+
 
 SNAPSHOT_BYTES = 1 << 30
 """Published models kept in memory, of as many environments as fit."""
@@ -98,6 +100,8 @@ class ServingRuntime:
     ----------
     current
         What this process remembers of the database; without it, every request asks.
+    cache_dir
+        Where copies of published models lie for all processes of the host; without it each has its own in memory.
     compute_threads
         Threads for scoring, fold-ins and planning.
     plan_seconds
@@ -111,6 +115,7 @@ class ServingRuntime:
         db: Database,
         current: Current | None = None,
         *,
+        cache_dir: Path | None = None,
         compute_threads: int = 2,
         plan_seconds: float = 2.0,
         plan_tolerance: float = 1e-4,
@@ -122,12 +127,15 @@ class ServingRuntime:
         self._catalogues = Memo[tuple[int, int], Catalogue](CATALOGUE_BYTES, size=lambda one: one.size)
         self._scenes = Memo[Versions, Scene](SCENE_BYTES, size=lambda one: one.size)
         self._newest: dict[int, Versions] = {}
+        self._shared = Shared(db, cache_dir, self._compute)
+        self._current.tell(self._shared.forget)
         self._users = Memo[tuple[int, int, int, int], FoldedUser](ADAPTER_BYTES, size=_user_bytes)
         self._plan_seconds, self._plan_tolerance = plan_seconds, plan_tolerance
         self._plans = Planner(self._compute, seconds=plan_seconds, tolerance=plan_tolerance)
 
     async def aclose(self) -> None:
         """Wait for what is being computed, and forget everything."""
+        await self._shared.aclose()
         for memo in (self._plans, self._users, self._scenes, self._catalogues, self._snapshots):
             await memo.close()
         self._threads.shutdown()
@@ -403,8 +411,10 @@ class ServingRuntime:
         key = (here, environment.revision, version)
         snapshot = await self._snapshots.get(key, lambda: self._load_snapshot(environment, version))
         catalogue = await self._catalogue(environment)
-        scene = await self._compute(lambda: Scene.of(versions, snapshot, catalogue))
+        projection = await self._shared.projection(versions, snapshot, catalogue)
+        scene = Scene.of(versions, snapshot, catalogue, projection)
         self._newest[here] = versions
+        self._shared.map_adapters(here, snapshot)
         self._scenes.drop(lambda key: key[0] == here and key != versions)
         self._users.drop(lambda key: key[0] == here and key[1] != version)
         self._plans.drop(here)
@@ -435,7 +445,15 @@ class ServingRuntime:
             return scene.nobody
         env, count, snapshot = environment.definition.name, said.feedback_count, scene.snapshot
         key = (environment.id, snapshot.version, said.user_key, count)
-        return self._users.peek(key) or await self._users.get(key, lambda: self._estimate(env, user, count, snapshot))
+        known = self._users.peek(key)
+        if known is not None:
+            return known
+        adapter = self._shared.adapter(environment.id, snapshot.version, said.user_key, count)
+        if adapter is not None:
+            folded = FoldedUser.of(snapshot.model, adapter, count)
+            self._users.put(key, folded)
+            return folded
+        return await self._users.get(key, lambda: self._estimate(env, user, count, snapshot))
 
     async def _estimate(self, env: str, user: str, feedback_count: int, snapshot: Snapshot) -> FoldedUser:
         """The refit's own adapter where the user has said nothing since, else the solve over all that they said."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from app.domain import CorruptModelError, Environment, MdpEnvironment, StoredModel
 from app.domain.arrays import ItemTable, PreferenceTable, RewardTables, comparisons, reward_tables
-from app.learning import Adapter, Comparisons, Model, Projection, ReferenceItem, Taste, project, taste_of
+from app.learning import Adapter, Comparisons, Model, Projection, Taste, taste_of
 from app.policy import FiniteHorizonMDP
 from app.serving.reference import Reference, mdp_of, reference_from_arrays
 
@@ -31,6 +31,10 @@ class Snapshot:
     """None for a catalogue."""
     tables: RewardTables
     """What an MDP's rewards are linear in."""
+    n_users: int
+    """Who were in the fit."""
+    stamp: int
+    """When it was fitted: tells it from the same version of another database."""
     size: int
     """Bytes, about."""
 
@@ -57,6 +61,8 @@ class Snapshot:
             reference=reference_from_arrays(stored.arrays),
             mdp=mdp_of(environment) if isinstance(environment, MdpEnvironment) else None,
             tables=reward_tables(environment) if isinstance(environment, MdpEnvironment) else RewardTables(None, None),
+            n_users=stored.version.n_users,
+            stamp=int(stored.version.created_at.timestamp() * 1e6),
             size=sum(array.nbytes for array in stored.arrays.values()),
         )
 
@@ -108,11 +114,8 @@ class Scene:
     """A user nobody has heard of."""
 
     @classmethod
-    def of(cls, versions: Versions, snapshot: Snapshot, catalogue: Catalogue) -> "Scene":
-        model, reference = snapshot.model, snapshot.reference
-        projection = None
-        if isinstance(reference, ReferenceItem) and model.features.d2 == 1 and catalogue.ids:
-            projection = project(model, catalogue.features, reference)
+    def of(cls, versions: Versions, snapshot: Snapshot, catalogue: Catalogue, projection: Projection | None) -> "Scene":
+        model = snapshot.model
         return cls(versions, snapshot, catalogue, projection, FoldedUser.of(model, model.population(), 0))
 
     @property

@@ -108,12 +108,16 @@ class Current:
         self._keys = Remembered[bytes, _Verified](notices, MAX_KEYS)
         self._environments = Remembered[str, EnvironmentState](notices, MAX_ENVIRONMENTS)
         self._users: dict[int, Remembered[str, UserCount]] = {}
-        notices.tell(self._forget)
-        db.tell(self._forget)
+        self.tell(self._forget)
 
     @property
     def is_listening(self) -> bool:
         return self._notices.is_listening
+
+    def tell(self, listener: Callable[[Notice], None]) -> None:
+        """Call the listener with every change, of this process and of others."""
+        self._notices.tell(listener)
+        self._db.tell(listener)
 
     async def key(self, secret: str) -> ApiKey:
         """The API key that a secret belongs to.

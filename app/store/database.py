@@ -32,6 +32,8 @@ class Notice:
     users: tuple[str, ...] | None = None
     """None: the environment itself; empty: all its users."""
     key_id: str | None = None
+    erased_key: int | None = None
+    """The number that the one user in `users` had before the erasure."""
 
 
 EVERYTHING = Notice()

@@ -1,6 +1,6 @@
 """Fitted models: published by one transaction, so that no answer mixes two versions."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import CorruptModelError, ModelStatus, ModelVersion, NotFoundError, StoredModel
-from app.store.database import driver_connection, look_up, transaction
+from app.store.database import Database, driver_connection, look_up, transaction
 from app.store.encoding import digest, pack_arrays, portable, to_json, unpack_arrays
 from app.store.environments import environment_key, lock_environment
 from app.store.notices import announce_environment
@@ -44,6 +44,18 @@ class NewModel:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
+
+ADAPTERS_A_PAGE = 20_000
+# Some 15 MB at rank 8.
+
+_ADAPTER_PAGE = """
+    SELECT string_agg(int8send(user_key), ''::bytea), string_agg(int8send(feedback_count), ''::bytea),
+           string_agg(data, ''::bytea)
+    FROM (
+        SELECT user_key, feedback_count, data FROM adapters
+        WHERE environment_id = %s AND version = %s AND user_key > %s ORDER BY user_key LIMIT %s
+    ) AS page
+"""
 
 _COLUMNS = (
     environments.c.name.label("environment"),
@@ -170,6 +182,53 @@ async def stored_adapter(connection: AsyncConnection, name: str, version: int, u
     )
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else StoredAdapter(unpack_arrays(row.data), row.feedback_count)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterPage:
+    """Some users' adapters, by ascending key; `adapter_of` reads a row."""
+
+    keys: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    """Of the preferences that each rests on."""
+    rows: NDArray[np.uint8]
+    """(n, bytes)"""
+
+
+adapter_of = unpack_arrays
+"""The arrays of an adapter, from its bytes."""
+
+
+@look_up
+async def adapter_count(connection: AsyncConnection, environment_id: int, version: int) -> int:
+    a = adapters.c
+    query = select(func.count()).where(a.environment_id == environment_id, a.version == version)
+    return int(await connection.scalar(query) or 0)
+
+
+async def adapter_pages(db: Database, environment_id: int, version: int) -> AsyncIterator[AdapterPage]:
+    """All adapters of a version, page by page, as of one moment each.
+
+    Raises
+    ------
+    CorruptModelError
+        The adapters of a page are not alike.
+    """
+    last = 0
+    while True:
+        async with db.begin() as connection:
+            driver = await driver_connection(connection)
+            async with driver.cursor(binary=True) as cursor:
+                await cursor.execute(_ADAPTER_PAGE, [environment_id, version, last, ADAPTERS_A_PAGE])
+                row = await cursor.fetchone()
+        if row is None or row[0] is None:
+            return
+        keys = np.frombuffer(row[0], dtype=">i8").astype(np.int64)
+        if len(row[2]) % len(keys):
+            raise CorruptModelError(f"The adapters of version {version} are not alike.")
+        rows = np.frombuffer(row[2], dtype=np.uint8).reshape(len(keys), -1)
+        yield AdapterPage(keys, np.frombuffer(row[1], dtype=">i8").astype(np.int64), rows)
+        last = int(keys[-1])
 
 
 async def _serve(connection: AsyncConnection, environment_id: int, version: int) -> None:

@@ -7,6 +7,7 @@ sent. Whoever has heard a notice has heard everything below its horizon. A long 
 which the last has the position and the others 0.
 
     u <position> <horizon> <environment> <user> <user> ...   what these users said changed; `*` stands for all users
+    x <position> <horizon> <environment> <user> <number>      this user, who had this number, was erased
     e <position> <horizon> <environment>                      definition, items or published model changed
     k <position> <horizon> <key>                              an API key changed
 """
@@ -64,6 +65,12 @@ async def announce(connection: AsyncConnection, said: Mapping[int, Collection[st
     """
     note_change(connection, *(Notice(key, tuple(users)) for key, users in said.items()))
     return await _announce(connection, [("u", rest) for key, users in said.items() for rest in _user_lists(key, users)])
+
+
+async def announce_erasure(connection: AsyncConnection, environment_id: int, user: str, user_key: int) -> int:
+    """Likewise, that a user was erased, whose number nobody may keep anything under."""
+    note_change(connection, Notice(environment_id, (user,), erased_key=user_key))
+    return await _announce(connection, [("x", f" {environment_id} {user} {user_key}")])
 
 
 async def announce_environment(connection: AsyncConnection, environment_id: int) -> int:
@@ -190,6 +197,8 @@ def _notice(kind: str, rest: list[str]) -> Notice:
         case "u":
             users = tuple(rest[1:])
             return Notice(int(rest[0]), () if users == (EVERYBODY,) else users)
+        case "x":
+            return Notice(int(rest[0]), (rest[1],), erased_key=int(rest[2]))
         case "e":
             return Notice(int(rest[0]))
         case "k":

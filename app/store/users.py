@@ -11,7 +11,7 @@ from app.domain import NotFoundError
 from app.store.database import look_up, transaction
 from app.store.encoding import bytes_to_floats, bytes_to_steps
 from app.store.environments import environment_key, lock_environment
-from app.store.notices import announce
+from app.store.notices import announce_erasure
 from app.store.schema import environments, preferences, ranked_events, users
 
 
@@ -187,7 +187,7 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> int:
             ),
         )
     )
-    await announce(connection, {environment.id: [user]})
+    await announce_erasure(connection, environment.id, user, user_key)
     return len(gone)
 
 
