@@ -61,6 +61,7 @@ from app.serving.scoring import (
     score_items,
 )
 from app.serving.shared import Shared
+from app.serving.slates import slate_answer
 from app.serving.snapshot import Catalogue, FoldedUser, Ground, Scene, Snapshot, Versions, comparisons_of
 from app.store import (
     Current,
