@@ -9,7 +9,7 @@ The set of u may also be a level set of a loss (`app.policy.sets`), and L too la
 is one backward induction and brings a policy and the subgradient L^T (d - d_ref). A few cutting planes
 (`app.policy.planes`) settle the easy cases and find the scale of the others, which Newton's method on the smoothed
 dual finishes (`app.policy.smoothing`); what that leaves goes back to the cutting planes. With 100 states, 10 actions,
-20 steps and q = 16 planes alone took up to 320 inductions, Newton some 50 (benchmarks/policy.py).
+20 steps and q = 16 planes alone took up to 300 inductions, with Newton 10 to 60 (benchmarks/policy.py).
 
 The lower bound is computed anew from the returned policy's own occupancy, the upper bound is the least g(u) seen: both
 hold however the search went. The reference is a candidate, so the lower bound is never negative.

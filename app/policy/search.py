@@ -216,9 +216,12 @@ class Search:
             return "tolerance"
         if self.iterations >= limits.max_iterations:
             return "iterations"
-        if limits.deadline is not None and limits.clock is not None and limits.clock() >= limits.deadline:
-            return "time"
-        return None
+        return "time" if self.late() else None
+
+    def late(self) -> bool:
+        """Whether the time is up; long steps ask for themselves."""
+        limits = self.limits
+        return limits.deadline is not None and limits.clock is not None and limits.clock() >= limits.deadline
 
 
 def stochastic(policy: Actions, n_actions: int) -> Real:

@@ -142,7 +142,7 @@ class _Smoothing:
         problem = self.problem
         matrix = problem.factor.matrix
         if matrix is None:
-            return _conjugate_gradient(lambda v: self._product(here, v), here.gradient)
+            return _conjugate_gradient(lambda v: self._product(here, v), here.gradient, self.search.late)
         hessian = np.zeros((len(here.u), len(here.u)))
         transitions = problem.dynamics.transitions
         kernels.curvature(*transitions, matrix, self.policy, here.present, NEGLIGIBLE_VISITS, hessian)
@@ -160,8 +160,8 @@ class _Smoothing:
         return np.asarray(problem.factor.gradient(visits) / here.tau + here.tau * here.barrier.product(v))
 
 
-def _conjugate_gradient(product: Callable[[Real], Real], gradient: Real) -> Real:
-    """Solve H x = -gradient to a share of the gradient."""
+def _conjugate_gradient(product: Callable[[Real], Real], gradient: Real, late: Callable[[], bool]) -> Real:
+    """Solve H x = -gradient to a share of the gradient, or as far as there is time."""
     x, left = np.zeros_like(gradient), -gradient
     along, size = left, float(left @ left)
     enough = INEXACT**2 * size
@@ -170,7 +170,7 @@ def _conjugate_gradient(product: Callable[[Real], Real], gradient: Real) -> Real
         length = size / float(along @ curved)
         x, left = x + length * along, left - length * curved
         now = float(left @ left)
-        if now <= enough:
+        if now <= enough or late():
             break
         along, size = left + (now / size) * along, now
     return x
@@ -229,7 +229,7 @@ def _step(smooth: _Smoothing, here: _Point, direction: Real, decrement: float) -
         slope = float(ahead.gradient @ direction)
         if slope <= OVERSHOOT * decrement:
             return ahead
-        if search.iterations >= search.limits.max_iterations:
+        if search.iterations >= search.limits.max_iterations or search.late():
             return None
         length *= min(max(decrement / (decrement + slope), 0.1), 0.7)
     return None
