@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from app.client import Client
-from tests.support.api import ADMIN_KEY, serving
+from tests.support.api import ADMIN_KEY, Json, serving
 from tests.support.commands import run_command
 from tests.support.worker import working
 
@@ -59,6 +61,77 @@ def test_bad_lines_are_named_by_number_and_the_others_kept(service: str, environ
     assert first == "accepted 2, duplicates 0, rejected 2"
     assert [error.strip().partition(":")[0] for error in errors] == ["line 2", "line 3"]
     assert "nothing" in errors[1]
+
+
+def told_of(service: str, environment: str, folder: Path, *arguments: str) -> Json:
+    settings = {"PSHARELORA_URL": service, "PSHARELORA_KEY": ADMIN_KEY}
+    done = run_command(folder, "import", environment, *arguments, "--json", **settings)
+    assert done.returncode in {0, 1}, done.stderr
+    told: Json = json.loads(done.stdout)
+    return told
+
+
+def exported(service: str, environment: str, user: str) -> list[Json]:
+    with Client(service, key=ADMIN_KEY) as client:
+        return [json.loads(line) for line in client.export_user(environment, user).splitlines()]
+
+
+def test_a_table_of_items_is_imported_and_again(service: str, environment: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(
+        "user_id,chosen,rejected,margin,label,split,occurred_at\n"
+        "ada,i1,i2,2.5,0.75,0,2026-05-01T09:30:00Z\n"
+        "ada,i2,i3,,,1,\n"
+        ",i2,i3,,,1,\n"
+        "bob,i2,i2,,,1,\n"
+        "bob,i1,i2,much,,1,\n"
+        "bob,nothing,i2,,,1,\n"
+    )
+    first = told_of(service, environment, tmp_path, "table.csv", "--id-prefix", "table")
+    assert (first["accepted"], first["duplicates"], first["rejected"]) == (2, 0, 4)
+    found = "user_id, chosen, rejected, margin, label, split, occurred_at"
+    assert [(error["line"], error["detail"]) for error in first["errors"]] == [
+        (3, f"expected a column user or user_id; found {found}."),
+        (4, "/rejected: expected another option than the chosen one; found the same."),
+        (5, "margin: expected a number; found 'much'."),
+        (6, f"There is no item 'nothing' in environment '{environment}'."),
+    ]
+    said = exported(service, environment, "ada")
+    assert said[0] == {
+        "user": "ada",
+        "chosen": {"item": "i1"},
+        "rejected": {"item": "i2"},
+        "label": 0.75,
+        "weight": 2.5,
+        "occurred_at": "2026-05-01T09:30:00Z",
+        "id": "table-1",
+    }
+    again = told_of(service, environment, tmp_path, "table.csv", "--id-prefix", "table")
+    assert (again["accepted"], again["duplicates"]) == (0, 2)
+
+
+def test_texts_and_chats_are_imported_with_their_prompt(service: str, environment_name: str, tmp_path: Path) -> None:
+    with Client(service, key=ADMIN_KEY) as client:
+        client.put_environment(environment_name, {"kind": "catalog", "encoder": "builtin", "context_dim": 256})
+    question = [{"role": "user", "content": "Is water wet?"}]
+    chats = [
+        {
+            "user_id": "ada",
+            "chosen": [*question, {"role": "assistant", "content": "Yes."}],
+            "rejected": [*question, {"role": "assistant", "content": "It depends."}],
+        },
+        {"user_id": "bob", "chosen": question, "rejected": [{"role": "user", "content": "No."}]},
+    ]
+    pq.write_table(pa.Table.from_pylist(chats), tmp_path / "chats.parquet")
+    plain = [{"user": "cy", "prompt": "Is water wet?", "chosen": "Yes.", "rejected": "It depends."}]
+    (tmp_path / "plain.ndjson").write_bytes(lines(*plain))
+    assert told_of(service, environment_name, tmp_path, "chats.parquet")["accepted"] == 2
+    assert told_of(service, environment_name, tmp_path, "plain.ndjson")["accepted"] == 1
+    for user in ("ada", "cy"):
+        (said,) = exported(service, environment_name, user)
+        assert (said["context"], said["chosen"]) == ({"text": "Is water wet?"}, {"text": "Yes."})
+        assert said["rejected"] == {"text": "It depends."}
+    (said,) = exported(service, environment_name, "bob")
+    assert "context" not in said
 
 
 def test_all_that_is_stored_of_a_user_is_printed(service: str, environment: str, tmp_path: Path) -> None:

@@ -1,0 +1,201 @@
+"""Files of preferences as people have them, as the lines that an import takes.
+
+Our own lines (`user`, and `chosen` as an object) pass through. Otherwise a record is what preference data sets hold:
+`user_id` or `user`, `prompt`, `chosen`, `rejected`, `weight` or `margin`, `label`, `id`, `occurred_at`; other columns
+are left out. Line n of what is sent is record n of the file: a record that cannot be read is sent as an empty line.
+"""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Literal, cast
+
+Told = Callable[[int], None]
+
+REPORTED_RECORDS = 20
+
+BLOCK_BYTES = 256 * 1024
+# What is sent at once; a line by itself costs more to send than to read.
+
+PARQUET_ROWS = 2_000
+# Rows of a Parquet file that are in memory at once.
+
+csv.field_size_limit(16 * 1024 * 1024)
+
+
+class BadRecordError(ValueError):
+    """A record that is no preference; the message says why."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """How a file's records are to be understood, and what was wrong with some."""
+
+    options: Literal["item", "text"]
+    """What a string in `chosen` and `rejected` is."""
+    with_context: bool
+    """The environment has contexts, and a prompt is one."""
+    id_prefix: str | None = None
+    """Records without an id get this and their number."""
+    rejected: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def lines(self, file: Path, raw: BinaryIO, told: Told) -> Iterator[bytes]:
+        """NDJSON, a line a record; `told` hears how many bytes of the file have been read."""
+        for number, record in enumerate(_records(file, raw, told), start=1):
+            try:
+                line = record if isinstance(record, bytes) and self._is_ours(record) else self._line(number, record)
+            except BadRecordError as error:
+                self.rejected += 1
+                if len(self.errors) < REPORTED_RECORDS:
+                    self.errors.append({"line": number, "detail": str(error), "pointer": None})
+                line = b""
+            yield line.rstrip(b"\r\n") + b"\n"
+
+    def _is_ours(self, line: bytes) -> bool:
+        """Whatever has no sign of a data set's columns; the service says what is wrong with it."""
+        return self.id_prefix is None and b'"user_id"' not in line and b'"prompt"' not in line and _has_objects(line)
+
+    def _line(self, number: int, record: bytes | dict[str, Any]) -> bytes:
+        given = _parsed(record) if isinstance(record, bytes) else record
+        if given is None:
+            return b""
+        said: dict[str, Any] = {"user": str(_first(given, "user", "user_id"))}
+        prompt, chosen, rejected = _split(given.get("prompt"), _first(given, "chosen"), _first(given, "rejected"))
+        said |= {"chosen": self._option(chosen), "rejected": self._option(rejected)}
+        if isinstance(given.get("context"), dict):
+            said["context"] = given["context"]
+        elif self.with_context and prompt:
+            said["context"] = {"text": prompt}
+        said |= _numbers(given)
+        if _there(given, "occurred_at"):
+            moment = given["occurred_at"]
+            said["occurred_at"] = moment if isinstance(moment, str) else moment.isoformat()
+        if _there(given, "id"):
+            said["id"] = str(given["id"])
+        elif self.id_prefix is not None:
+            said["id"] = f"{self.id_prefix}-{number}"
+        return json.dumps(said).encode()
+
+    def _option(self, given: Any) -> Any:
+        if isinstance(given, dict):
+            return given
+        return {self.options: given if isinstance(given, str) else str(given)}
+
+
+def blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces that are worth sending."""
+    held: list[bytes] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += len(line)
+        if size >= BLOCK_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
+
+
+def _records(file: Path, raw: BinaryIO, told: Told) -> Iterator[bytes | dict[str, Any]]:
+    kind = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
+    if kind == ".parquet":
+        yield from _parquet(raw, file.stat().st_size, told)
+        return
+    unpacked = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if file.suffix == ".gz" else raw
+    if kind == ".csv":
+        for row in csv.DictReader(TextIOWrapper(unpacked, encoding="utf-8-sig", newline="")):
+            told(raw.tell())
+            yield {name: _json_or_text(value) for name, value in row.items() if name is not None}
+        return
+    for line in unpacked:
+        told(raw.tell())
+        yield line
+
+
+def _parquet(raw: BinaryIO, size: int, told: Told) -> Iterator[dict[str, Any]]:
+    from pyarrow.parquet import ParquetFile
+
+    table = ParquetFile(raw)
+    read = 0
+    for batch in table.iter_batches(batch_size=PARQUET_ROWS):
+        yield from batch.to_pylist()
+        read += batch.num_rows
+        told(size * read // max(1, table.metadata.num_rows))
+
+
+def _has_objects(line: bytes) -> bool:
+    """`chosen` is an object, as far as one can see without reading the line."""
+    _, found, rest = line.partition(b'"chosen"')
+    return not found or rest.lstrip(b" \t:").startswith(b"{")
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise BadRecordError(f"the line is not JSON: {error}.") from error
+    if not isinstance(record, dict):
+        raise BadRecordError("expected an object with user_id, chosen and rejected.")
+    return record
+
+
+def _json_or_text(value: str | None) -> Any:
+    """A cell; chat messages are in it as JSON."""
+    if value is not None and value.startswith("[{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _there(record: dict[str, Any], name: str) -> bool:
+    return record.get(name) not in {None, ""} if not isinstance(record.get(name), list | dict) else True
+
+
+def _first(record: dict[str, Any], *names: str) -> Any:
+    for name in names:
+        if _there(record, name):
+            return record[name]
+    found = ", ".join(str(name) for name in record) or "nothing"
+    raise BadRecordError(f"expected a column {' or '.join(names)}; found {found}.")
+
+
+def _numbers(record: dict[str, Any]) -> dict[str, float]:
+    """`margin` is another name for how much a preference counts."""
+    numbers: dict[str, float] = {}
+    for name, meant in (("weight", "weight"), ("margin", "weight"), ("label", "label")):
+        if meant not in numbers and _there(record, name):
+            try:
+                numbers[meant] = float(record[name])
+            except (TypeError, ValueError) as error:
+                raise BadRecordError(f"{name}: expected a number; found {record[name]!r}.") from error
+    return numbers
+
+
+def _split(prompt: Any, chosen: Any, rejected: Any) -> tuple[str, Any, Any]:
+    """The prompt, and what differs: chats often repeat the prompt in front of both answers."""
+    if not (isinstance(chosen, list) and isinstance(rejected, list)):
+        return _text(prompt), _text(chosen), _text(rejected)
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    return _text(prompt) or _text(chosen[:shared]), _text(chosen[shared:]), _text(rejected[shared:])
+
+
+def _text(given: Any) -> Any:
+    """Messages as their contents, one under the other."""
+    if given is None:
+        return ""
+    if not isinstance(given, list):
+        return given
+    try:
+        return "\n\n".join(message["content"] for message in given)
+    except (TypeError, KeyError) as error:
+        raise BadRecordError('expected chat messages, [{"role": ..., "content": ...}, ...].') from error
