@@ -3,6 +3,7 @@
 from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_per_user
 from app.evaluation.coverage import Coverage, catalogue_coverage, mdp_coverage
 from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, InvalidDatasetError, Part, choice_tasks, derive_split
+from app.evaluation.figure import draw_simulation
 from app.evaluation.folders import read_dataset
 from app.evaluation.policies import PolicyStudy, study_policies
 from app.evaluation.report import MethodReport, Score, StudyReport, Versus, score
@@ -29,6 +30,7 @@ __all__ = [
     "catalogue_coverage",
     "choice_tasks",
     "derive_split",
+    "draw_simulation",
     "evaluate_dataset",
     "fit_global",
     "fit_per_user",

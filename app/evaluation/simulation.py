@@ -6,25 +6,29 @@ For a ladder of users N and of comparisons a user N_p, a truth is drawn, learnt 
   the drawn truth has no tail);
 - the error of the rewards, which by the same argument falls like sqrt(k (d1 + N d2) / (N N_p)): the subspace is paid by
   everybody together, the adapter by each user alone;
-- the coverage of the 95% intervals;
+- the coverage of the 95% intervals, of a catalogue's rewards and of a decision process's;
 - the value gap of the policies planned from the learnt rewards (Theorem 4.2 bounds it by that same rate; as a bound it
   may be beaten).
+
+Every point is the mean over several independent truths. How pessimistic a policy ought to be is another study, in
+`app.evaluation.policies`.
 
 Source: Liu et al. 2025, Theorems 4.1 and 4.2; rates leave out logarithms.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from app.evaluation.baselines import PerUserModel, fit_full, fit_global, fit_per_user
+from app.evaluation.coverage import catalogue_coverage, mdp_coverage
 from app.evaluation.dataset import Real
 from app.evaluation.policies import PolicyStudy, study_policies
 from app.evaluation.truth import MDP_ACTIONS, MDP_STATES, CatalogueWorld, MdpWorld, draw_catalogue, draw_mdp
-from app.learning import Model, fit, principal_angle_distance
+from app.learning import fit, principal_angle_distance
 from app.policy import FiniteHorizonMDP, RobustPolicy, backward_induction, occupancy, robust_policy
 
 LADDER = (0.25, 0.5, 1.0)
@@ -73,6 +77,9 @@ class MdpResult:
     largest_relative_gap: float
     """Of the certificates."""
     planned_users: int
+    """Over all truths."""
+    coverage: float
+    """Share of the true rewards of states and actions, less their mean, inside their 95% interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """Exponent of a quantity along one ladder: the quantity goes like the ladder's variable to this power."""
+    """Exponent of a quantity along one ladder: the quantity goes like the ladder's variable to this power.
+
+    Along `together`, all points count, and the variable is the product of users and comparisons.
+    """
 
     fitted: float
     predicted: float
@@ -97,11 +107,13 @@ class Slope:
 @dataclass(frozen=True, slots=True)
 class Simulation:
     seed: int
+    draws: int
+    """Independent truths that every point is the mean over."""
     dim: int
     rank: int
     points: Sequence[Point]
     slopes: dict[str, dict[str, Slope]]
-    """By quantity, then by ladder: users, comparisons. Of P-ShareLoRA."""
+    """By quantity, then by ladder: users, comparisons, together. Of P-ShareLoRA."""
     rival_slopes: dict[str, dict[str, dict[str, float]]]
     """By method, quantity and ladder, fitted; nothing is predicted of them."""
     policies: PolicyStudy
@@ -112,30 +124,44 @@ class Simulation:
         return asdict(self)
 
 
+VARIABLES: Mapping[str, Callable[[Point], float]] = {
+    "users": lambda point: point.users,
+    "comparisons": lambda point: point.comparisons,
+    "together": lambda point: point.users * point.comparisons,
+}
+"""What each ladder goes along."""
+
+
 def simulate(
     *,
     users: int = 240,
     comparisons: int = 64,
     dim: int = 12,
     rank: int = 2,
+    draws: int = 1,
     seed: int = 0,
     progress: SimulationProgress | None = None,
 ) -> Simulation:
-    """Draw two truths with all `users` and `comparisons`, and learn them back from less and less of that."""
+    """Draw truths with all `users` and `comparisons`, and learn them back from less and less of that."""
     begun = perf_counter()
-    points = []
     grid = ladder_points(users, comparisons, rank)
-    rng = np.random.default_rng(seed)
-    catalogue = draw_catalogue(rng, n_users=users, per_user=comparisons, dim=dim, rank=rank)
-    mdp = draw_mdp(rng, n_users=users, per_user=comparisons, rank=rank)
-    for number, (n_users, per_user) in enumerate(grid):
-        if progress is not None:
-            progress("simulating", f"{n_users} users x {per_user} comparisons", number / len(grid))
-        points.append(learn_back(catalogue.first(n_users, per_user), mdp.first(n_users, per_user), rank, seed=seed))
+    found: list[list[Point]] = [[] for _ in grid]
+    for draw in range(draws):
+        rng = np.random.default_rng([seed, draw])
+        catalogue = draw_catalogue(rng, n_users=users, per_user=comparisons, dim=dim, rank=rank)
+        mdp = draw_mdp(rng, n_users=users, per_user=comparisons, rank=rank)
+        for number, (n_users, per_user) in enumerate(grid):
+            if progress is not None:
+                done = (draw + number / len(grid)) / draws
+                progress("simulating", f"{n_users} users x {per_user} comparisons", done)
+            worlds = catalogue.first(n_users, per_user), mdp.first(n_users, per_user)
+            found[number].append(learn_back(*worlds, rank, seed=seed))
+    points = [_mean_of(of_one) for of_one in found]
     judged = [few for few in POLICY_LADDER if few <= comparisons]
     policies = study_policies(users=users, rank=rank, judged=JUDGED_USERS, ladder=judged, seed=seed, progress=progress)
     return Simulation(
         seed=seed,
+        draws=draws,
         dim=dim,
         rank=rank,
         points=tuple(points),
@@ -169,14 +195,14 @@ def learn_back(catalogue: CatalogueWorld, mdp: MdpWorld, rank: int, *, seed: int
 def _learn_catalogue(world: CatalogueWorld, rank: int, rng: np.random.Generator) -> dict[str, CatalogueResult]:
     n_users = len(world.truth.Theta)
     model = fit(world.data.comparisons(n_users), rank=rank, rng=rng)
-    shared, covered = _shared_rewards(model, world)
+    ours = catalogue_coverage(model, world, ((user, model.adapter(user)) for user in range(n_users)), level=LEVEL)
     everybody = fit_global(world.data, seed=0)
     theta = everybody.theta / everybody.differences.scale
     local = fit_per_user(world.data, n_users=n_users, seed=0)
     full = fit_full(world.data, n_users=n_users)
     return {
         "p_share_lora": CatalogueResult(
-            principal_angle_distance(model.B, world.truth.B), _error(shared, world.rewards), covered
+            principal_angle_distance(model.B, world.truth.B), ours.reward_error, ours.intervals
         ),
         "lora_global": CatalogueResult(None, _error(_centred(world.X @ theta), world.rewards), None),
         "lora_local": _own_result(local, world, rank),
@@ -190,18 +216,6 @@ def _own_result(own: PerUserModel, world: CatalogueWorld, rank: int) -> Catalogu
     leading = np.linalg.svd((theta - theta.mean(axis=0)).T, full_matrices=False)[0][:, :rank]
     error = _error(_centred(theta @ world.X.T), world.rewards)
     return CatalogueResult(principal_angle_distance(leading, world.truth.B), error, None)
-
-
-def _shared_rewards(model: Model, world: CatalogueWorld) -> tuple[Real, float]:
-    """(N, M) rewards as differences from the mean item, and the coverage of their intervals."""
-    weights = np.full(len(world.X), 1 / len(world.X))
-    means, covered = np.empty_like(world.rewards), np.empty(world.rewards.shape, dtype=np.bool_)
-    truth = world.rewards
-    for user in range(len(truth)):
-        belief = model.rewards(model.adapter(user), world.X).minus(weights)
-        lower, upper = belief.interval(LEVEL)
-        means[user], covered[user] = belief.mean, (lower <= truth[user]) & (truth[user] <= upper)
-    return means, float(covered.mean())
 
 
 def _plan(world: MdpWorld, rank: int, rng: np.random.Generator) -> MdpResult:
@@ -237,7 +251,42 @@ def _plan(world: MdpWorld, rank: int, rng: np.random.Generator) -> MdpResult:
         lower_bound_held=float(np.mean([o.improvement >= o.certified - 1e-9 for o in outcomes])),
         largest_relative_gap=max(o.relative_gap for o in outcomes),
         planned_users=len(planned),
+        coverage=mdp_coverage(
+            model, world, ((user, model.adapter(user)) for user in range(n_users)), level=LEVEL
+        ).intervals,
     )
+
+
+def _mean_of(points: Sequence[Point]) -> Point:
+    """The same point of several truths."""
+    first, mdps = points[0], [point.mdp for point in points]
+    return replace(
+        first,
+        catalogue={method: _mean_result([point.catalogue[method] for point in points]) for method in first.catalogue},
+        mdp=MdpResult(
+            principal_angle_distance=_mean([mdp.principal_angle_distance for mdp in mdps]),
+            regret={policy: _mean([mdp.regret[policy] for mdp in mdps]) for policy in first.mdp.regret},
+            lower_bound_held=_mean([mdp.lower_bound_held for mdp in mdps]),
+            largest_relative_gap=max(mdp.largest_relative_gap for mdp in mdps),
+            planned_users=sum(mdp.planned_users for mdp in mdps),
+            coverage=_mean([mdp.coverage for mdp in mdps]),
+        ),
+        seconds=sum(point.seconds for point in points),
+    )
+
+
+def _mean_result(results: Sequence[CatalogueResult]) -> CatalogueResult:
+    distances = [one.principal_angle_distance for one in results if one.principal_angle_distance is not None]
+    covered = [one.coverage for one in results if one.coverage is not None]
+    return CatalogueResult(
+        principal_angle_distance=_mean(distances) if distances else None,
+        reward_error=_mean([one.reward_error for one in results]),
+        coverage=_mean(covered) if covered else None,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +351,8 @@ def _slopes(
     return {
         quantity: {
             ladder: Slope(
-                fitted=_exponent([getattr(p, ladder) for p in on], [value(p) for p in on]),
-                predicted=_exponent([getattr(p, ladder) for p in on], [rate(p) for p in on]),
+                fitted=_exponent([VARIABLES[ladder](p) for p in on], [value(p) for p in on]),
+                predicted=_exponent([VARIABLES[ladder](p) for p in on], [rate(p) for p in on]),
             )
             for ladder, on in ladders.items()
         }
@@ -315,6 +364,7 @@ def _ladders(points: Sequence[Point], *, users: int, comparisons: int) -> dict[s
     return {
         "users": [point for point in points if point.comparisons == comparisons],
         "comparisons": [point for point in points if point.users == users],
+        "together": list(points),
     }
 
 
@@ -327,7 +377,7 @@ def _rival_slopes(ladders: dict[str, list[Point]]) -> dict[str, dict[str, dict[s
     return {
         method: {
             quantity: {
-                ladder: _exponent([getattr(p, ladder) for p in on], [value(p, method) or 0.0 for p in on])
+                ladder: _exponent([VARIABLES[ladder](p) for p in on], [value(p, method) or 0.0 for p in on])
                 for ladder, on in ladders.items()
             }
             for quantity, value in measured.items()

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from app.evaluation import Simulation, simulate
+from app.evaluation import Simulation, draw_simulation, simulate
 from app.evaluation.simulation import _exponent, ladder_points
 from app.evaluation.truth import draw_catalogue, draw_mdp
 
@@ -68,6 +70,27 @@ def test_the_subspace_comes_nearer_with_users_and_with_comparisons(simulation: S
     assert slopes["comparisons"].predicted == pytest.approx(-0.5)
     assert -1.2 < slopes["users"].fitted < -0.15
     assert -1.2 < slopes["comparisons"].fitted < -0.15
+
+
+def test_all_points_together_have_a_slope_in_the_product(simulation: Simulation) -> None:
+    together = simulation.slopes["principal_angle_distance"]["together"]
+    assert together.predicted == pytest.approx(-0.5)
+    assert -1.2 < together.fitted < -0.15
+
+
+def test_several_truths_are_averaged() -> None:
+    both = simulate(users=24, comparisons=16, dim=4, rank=1, seed=2, draws=2)
+    one = simulate(users=24, comparisons=16, dim=4, rank=1, seed=2)
+    assert both.points[0].mdp.planned_users == 2 * one.points[0].mdp.planned_users
+    assert both.points[0].catalogue["p_share_lora"] != one.points[0].catalogue["p_share_lora"]
+    assert 0 <= both.points[0].mdp.coverage <= 1
+
+
+def test_the_picture_is_drawn(simulation: Simulation, tmp_path: Path) -> None:
+    draw_simulation(simulation, tmp_path / "simulation.svg")
+    drawn = (tmp_path / "simulation.svg").read_text()
+    assert "<svg" in drawn
+    assert drawn.count('<g id="axes_') == 4
 
 
 def test_the_simulation_is_the_same_for_the_same_seed() -> None:
