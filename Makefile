@@ -45,7 +45,9 @@ format: $(STAMP) ## format and mend what ruff can
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## the benchmarks that the documents quote
-	@$(BIN)/python benchmarks/quality.py app/cli/data/contracts
+	@$(BIN)/psharelora evaluate app/cli/data/contracts
+	@$(BIN)/python benchmarks/calibration.py
+	@$(BIN)/python benchmarks/questions.py app/cli/data/contracts
 	@$(BIN)/python benchmarks/policy.py
 	@$(BIN)/python benchmarks/refit.py
 	@$(BIN)/python benchmarks/fold_in.py

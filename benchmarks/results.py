@@ -71,7 +71,7 @@ def parts(data: Path) -> dict[str, list[str]]:
         name: [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
         for name, (script, *arguments) in SCRIPTS.items()
     }
-    return {**evaluate, "simulate": [*command("simulate"), "--json"], **questions, **scripts}
+    return {**evaluate, "simulate": [*command("simulate"), "--draws", "4", "--json"], **questions, **scripts}
 
 
 def command(name: str) -> list[str]:
@@ -203,10 +203,10 @@ def verdict(reports: dict[str, Report]) -> str:
     behind = f"; not on {', '.join(others)}" if others else ""
     return (
         f"What this says. For seen users no method has a lower log-loss than `evidence` on {len(best)} of "
-        f"{len(losses)} sets{behind}. Against the better of the two models that are the same for everybody it is at worst "
-        f"{above[worst]:+.4f} nats a comparison ({worst}), and for unseen users, against `population`, at worst "
-        f"{shots[worst_shot]:+.4f} ({worst_shot}).{served} Where items recur, a large part of the gain over `global` "
-        "is items' own effects, which `population` has too; what users' own adapters add is the difference to it. "
+        f"{len(losses)} sets{behind}. Against the better of the two models that are the same for everybody it is at "
+        f"worst {above[worst]:+.4f} nats a comparison ({worst}), and for unseen users, against `population`, at worst "
+        f"{shots[worst_shot]:+.4f} ({worst_shot}).{served} Where items recur, a large part of the gain over "
+        "`global` is items' own effects, which `population` has too; users' own adapters add the difference. "
         "`assistant` has held-out comparisons of two people only: nothing can be concluded from it."
     )
 

@@ -36,7 +36,7 @@ def draw_simulation(simulation: Simulation, path: Path) -> None:
     _coverage_panel(coverage, simulation.points)
     figure.legend(*error.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(
-        f"rank {simulation.rank} in {simulation.dim} dimensions, {simulation.draws} truths; "
+        f"rank {simulation.rank} in {simulation.dim} dimensions, {simulation.draws} truth{'s' * (simulation.draws > 1)}; "
         "filled: more users, hollow: more comparisons"
     )
     figure.savefig(path, dpi=150)
@@ -58,19 +58,16 @@ def _panel(axes, simulation: Simulation, quantity: str, label: str, value: Value
     users, comparisons = _ladders(simulation.points)
     for method, (name, colour) in METHODS.items():
         for ladder, fill in ((users, colour), (comparisons, "white")):
-            known = [(point.users * point.comparisons, value(point, method)) for point in ladder]
-            there = [(x, y) for x, y in known if y is not None]
+            told = [(point.users * point.comparisons, value(point, method)) for point in ladder]
+            there = [(x, y) for x, y in told if y is not None]
             if there:
-                line, label = ("-", name) if fill == colour else ("--", None)
-                x, y = np.array(there).T
-                axes.plot(x, y, "o", linestyle=line, color=colour, markerfacecolor=fill, label=label)
+                line, entry = ("-", name) if fill == colour else ("--", "_")
+                axes.plot(*np.array(there).T, "o", linestyle=line, color=colour, markerfacecolor=fill, label=entry)
     slope = simulation.slopes[quantity]["together"]
-    known_at = np.sort([point.users * point.comparisons for point in simulation.points])
+    known = np.sort([float(point.users * point.comparisons) for point in simulation.points])
     ours = [value(point, "p_share_lora") or np.nan for point in simulation.points]
-    at = np.exp(np.mean(np.log([point.users * point.comparisons for point in simulation.points])))
-    axes.plot(
-        x, np.exp(np.mean(np.log(ours))) * (x / at) ** slope.predicted, ":", color="black", label="predicted rate"
-    )
+    rate = np.exp(np.mean(np.log(ours))) * (known / np.exp(np.mean(np.log(known)))) ** slope.predicted
+    axes.plot(known, rate, ":", color="black", label="predicted rate")
     axes.set(xscale="log", yscale="log", ylabel=label, xlabel="users x comparisons each")
     axes.set_title(f"exponent {slope.fitted:+.2f}, predicted {slope.predicted:+.2f}", fontsize=10)
 
@@ -83,7 +80,12 @@ def _coverage_panel(axes, points: Sequence[Point]) -> None:  # type: ignore[no-u
     )
     axes.plot(x, [point.mdp.coverage for point in ordered], "s", color="#b8860b", label="decision process")
     axes.axhline(LEVEL, color="black", linestyle=":")
-    axes.set(xscale="log", ylim=(0.8, 1.0), ylabel="95% intervals cover", xlabel="users x comparisons each")
+    axes.set(
+        xscale="log",
+        ylim=(min(0.8, *rewards, *tables) - 0.02, 1.0),
+        ylabel="95% intervals cover",
+        xlabel="users x comparisons each",
+    )
     axes.legend(frameon=False)
 
 
