@@ -36,8 +36,8 @@ def draw_simulation(simulation: Simulation, path: Path) -> None:
     _coverage_panel(coverage, simulation.points)
     figure.legend(*error.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(
-        f"rank {simulation.rank} in {simulation.dim} dimensions, {simulation.draws} truth{'s' * (simulation.draws > 1)}; "
-        "filled: more users, hollow: more comparisons"
+        f"rank {simulation.rank} in {simulation.dim} dimensions, truths: {simulation.draws}; "
+        "filled: along users, hollow: along comparisons"
     )
     figure.savefig(path, dpi=150)
 
@@ -75,10 +75,10 @@ def _panel(axes, simulation: Simulation, quantity: str, label: str, value: Value
 def _coverage_panel(axes, points: Sequence[Point]) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - as above
     ordered = sorted(points, key=lambda point: point.users * point.comparisons)
     x = [point.users * point.comparisons for point in ordered]
-    axes.plot(
-        x, [point.catalogue["p_share_lora"].coverage for point in ordered], "o", color="#0b6e4f", label="catalogue"
-    )
-    axes.plot(x, [point.mdp.coverage for point in ordered], "s", color="#b8860b", label="decision process")
+    rewards = [point.catalogue["p_share_lora"].coverage or 0.0 for point in ordered]
+    tables = [point.mdp.coverage for point in ordered]
+    axes.plot(x, rewards, "o", color="#0b6e4f", label="catalogue")
+    axes.plot(x, tables, "s", color="#b8860b", label="decision process")
     axes.axhline(LEVEL, color="black", linestyle=":")
     axes.set(
         xscale="log",
