@@ -102,6 +102,7 @@ def main() -> None:
         measures = {"rewards": _rewards, "rank": _rank, "feedback": _feedback, "refit": _refit}
         for name in options.only:
             found[name] = measures[name](url, folder, options)
+            print(f"{name}: {json.dumps(found[name])}", file=sys.stderr)
     print(json.dumps(found, indent=2))
 
 

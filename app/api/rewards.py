@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
 
+from app import serving
 from app.api.auth import Reader
 from app.api.consistency import After
 from app.api.conversion import options_and_context
@@ -12,13 +13,31 @@ from app.api.environments import EnvironmentName, example
 from app.api.hot import HotRoute, rank_shortcut, rewards_shortcut, with_shortcut
 from app.api.problems import problems
 from app.api.schemas import answers
-from app.api.schemas.answers import QueriesAnswer, RankAnswer, RankBody, Ranked, Reward, RewardsAnswer, RewardsBody
+from app.api.schemas.answers import (
+    QueriesAnswer,
+    RankAnswer,
+    RankBody,
+    Ranked,
+    Reward,
+    RewardsAnswer,
+    RewardsBody,
+    UserRanking,
+    UserRewards,
+    UsersRankAnswer,
+    UsersRankBody,
+    UsersRewardsAnswer,
+    UsersRewardsBody,
+)
 from app.api.schemas.options import OptionBody
 from app.api.services import UsedServices
 from app.api.users import UserId
+from app.domain import InvalidInputError
 from app.serving import RewardAnswer
 
 router = APIRouter(tags=["rewards"], route_class=HotRoute)
+
+MAX_ANSWERS = 100_000
+"""Rewards in one answer: some ten megabytes."""
 
 _REWARD: dict[str, Any] = {"reward": 1.31, "stderr": 0.42, "lower": 0.49, "upper": 2.13}
 _REWARDS_BODY: dict[str, Any] = {"options": [{"item": "a"}, {"features": [7.0, 1.0, 0.0, 1.0, 0.0, 0.0]}]}
@@ -55,12 +74,37 @@ async def rewards(
 ) -> RewardsAnswer:
     defined = (await services.current.environment(environment)).definition
     options, context = await options_and_context(defined, body.options, body.context, services.encoder_for)
-    answer = await services.runtime.rewards(environment, user, options, context, after=after)
-    return RewardsAnswer(
-        model_version=answer.model_version,
-        feedback_seen=answer.feedback_seen,
-        rewards=[Reward(**_numbers(one)) for one in answer.rewards],
-    )
+    return RewardsAnswer(**_rewards(await services.runtime.rewards(environment, user, options, context, after=after)))
+
+
+@router.post(
+    "/v1/environments/{environment}/rewards",
+    summary="What options are worth to several users",
+    description=f"The same options for at most 1,000 users, and at most {MAX_ANSWERS:,} rewards in all. "
+    f"{answers.REWARD} Each user's answer names what it rests on.",
+    responses={
+        200: example(
+            {"answers": [{"user": "ada", "model_version": 1, "feedback_seen": 36, "rewards": [_REWARD, _REWARD]}]}
+        ),
+        **_FAILURES,
+    },
+)
+async def rewards_of_users(
+    environment: EnvironmentName,
+    body: Annotated[
+        UsersRewardsBody, Body(openapi_examples={"users": {"value": {"users": ["ada", "bob"], **_REWARDS_BODY}}})
+    ],
+    services: UsedServices,
+    _: Reader,
+    after: After,
+) -> UsersRewardsAnswer:
+    _check_size(len(body.users), len(body.options))
+    defined = (await services.current.environment(environment)).definition
+    options, context = await options_and_context(defined, body.options, body.context, services.encoder_for)
+    found = [
+        (user, await services.runtime.rewards(environment, user, options, context, after=after)) for user in body.users
+    ]
+    return UsersRewardsAnswer(answers=[UserRewards(user=user, **_rewards(answer)) for user, answer in found])
 
 
 @router.post(
@@ -103,15 +147,62 @@ async def rank(
         by=body.by,
         after=after,
     )
-    return RankAnswer(
-        model_version=answer.model_version,
-        feedback_seen=answer.feedback_seen,
-        by=body.by,
-        options=[
-            Ranked(**_numbers(one.reward), option=_given(one.index, one.item, body.options), index=one.index)
-            for one in answer.ranking
-        ],
+    return RankAnswer(**_ranking(answer, body))
+
+
+@router.post(
+    "/v1/environments/{environment}/rank",
+    summary="Options, best first, for several users",
+    description=f"For at most 1,000 users, and at most {MAX_ANSWERS:,} places in all: name a `top_n` for the "
+    f"catalogue. {answers.REWARD}",
+    responses={
+        200: example(
+            {
+                "answers": [
+                    {
+                        "user": "ada",
+                        "model_version": 1,
+                        "feedback_seen": 36,
+                        "by": "mean",
+                        "options": [{**_REWARD, "option": {"item": "a"}, "index": None}],
+                    }
+                ]
+            }
+        ),
+        **_FAILURES,
+    },
+)
+async def rank_for_users(
+    environment: EnvironmentName,
+    body: Annotated[
+        UsersRankBody, Body(openapi_examples={"catalogue": {"value": {"users": ["ada", "bob"], "top_n": 5}}})
+    ],
+    services: UsedServices,
+    _: Reader,
+    after: After,
+) -> UsersRankAnswer:
+    state = await services.current.environment(environment)
+    given = MAX_ANSWERS if body.options is None else len(body.options)
+    _check_size(len(body.users), given if body.top_n is None else min(given, body.top_n))
+    options, context = await options_and_context(
+        state.definition, body.options or (), body.context, services.encoder_for
     )
+    found = [
+        (
+            user,
+            await services.runtime.rank(
+                environment,
+                user,
+                None if body.options is None else options,
+                context,
+                top_n=body.top_n,
+                by=body.by,
+                after=after,
+            ),
+        )
+        for user in body.users
+    ]
+    return UsersRankAnswer(answers=[UserRanking(user=user, **_ranking(answer, body)) for user, answer in found])
 
 
 @router.get(
@@ -148,6 +239,35 @@ async def queries(
             for one in answer.queries
         ],
     )
+
+
+def _check_size(users: int, each: int) -> None:
+    if users * each > MAX_ANSWERS:
+        raise InvalidInputError(
+            f"users: {users} users with {each:,} answers each are more than {MAX_ANSWERS:,}; ask for fewer, or with a "
+            "smaller top_n.",
+            pointer="/users",
+        )
+
+
+def _rewards(answer: serving.RewardsAnswer) -> dict[str, Any]:
+    return {
+        "model_version": answer.model_version,
+        "feedback_seen": answer.feedback_seen,
+        "rewards": [Reward(**_numbers(one)) for one in answer.rewards],
+    }
+
+
+def _ranking(answer: serving.RankAnswer, body: RankBody) -> dict[str, Any]:
+    return {
+        "model_version": answer.model_version,
+        "feedback_seen": answer.feedback_seen,
+        "by": body.by,
+        "options": [
+            Ranked(**_numbers(one.reward), option=_given(one.index, one.item, body.options), index=one.index)
+            for one in answer.ranking
+        ],
+    }
 
 
 def _numbers(one: RewardAnswer) -> dict[str, float]:

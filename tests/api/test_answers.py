@@ -1,5 +1,6 @@
 """Answers that rest on a model: the real worker fits it from preferences that were sent over HTTP."""
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -142,6 +143,63 @@ def test_without_options_the_catalogue_is_ranked(api: httpx.Client, fitted: tupl
     assert best == everything[:2]
     assert best[0]["index"] is None
     assert ITEMS[int(best[0]["option"]["item"][1:])][0] == 1.0
+
+
+def test_several_users_are_one_call(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    users, options = ["u0", "u1", "a-stranger"], [{"item": "i7"}, {"features": [0.0, 0.5]}]
+    body = {"users": users, "options": options}
+    several = api.post(f"/v1/environments/{fitted[0]}/rewards", json=body).json()["answers"]
+    assert [one.pop("user") for one in several] == users
+    assert several == [asked(api, fitted[0], user, "rewards", {"options": options}) for user in users]
+    ranked = api.post(f"/v1/environments/{fitted[0]}/rank", json={"users": users, "top_n": 3}).json()["answers"]
+    assert [one.pop("user") for one in ranked] == users
+    for user, one in zip(users, ranked, strict=True):
+        alone = asked(api, fitted[0], user, "rank", {"top_n": 3})
+        assert [place["option"] for place in one["options"]] == [place["option"] for place in alone["options"]]
+    refused = api.post(f"/v1/environments/{fitted[0]}/rank", json={"users": users})
+    assert found_problem(refused)["pointer"] == "/users"
+
+
+def test_usual_bodies_are_answered_as_the_declared_way_answers_them(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    """A parameter of the content type is unusual, and takes the declared way."""
+    bodies: list[tuple[str, Json]] = [
+        ("rewards", {"options": [{"item": f"i{index}"} for index in (7, 1, 7)]}),
+        ("rank", {"options": [{"item": f"i{index}"} for index in (0, 8, 4, 2)], "top_n": 2, "by": "lower"}),
+        ("rank", {"top_n": 4}),
+        ("rank", {"by": "lower"}),
+    ]
+    for what, body in bodies:
+        for user in ("u0", "u5", "a-stranger"):
+            path = f"/v1/environments/{fitted[0]}/users/{user}/{what}"
+            declared = api.post(
+                path, content=json.dumps(body), headers={"Content-Type": "application/json; charset=utf-8"}
+            )
+            found = api.post(path, json=body)
+            assert found.headers["content-type"] == declared.headers["content-type"]
+            assert_alike(found.json(), declared.json())
+
+
+def assert_alike(one: Any, other: Any) -> None:
+    """The same document, with the same order of fields, but for rounding."""
+    if isinstance(one, dict):
+        assert list(one) == list(other)
+        for name in one:
+            assert_alike(one[name], other[name])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_alike(a, b)
+    else:
+        assert one == pytest.approx(other, rel=1e-9, abs=1e-9)
+
+
+def test_a_token_that_is_none_of_ours_is_refused(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    path, body = f"/v1/environments/{fitted[0]}/users/u0/rewards", {"options": [{"item": "i1"}]}
+    for content_type in ("application/json", "application/json; charset=utf-8"):
+        headers = {"Consistency-Token": "yesterday", "Content-Type": content_type}
+        detail = "header Consistency-Token: expected a token that an acknowledgement gave; found another."
+        refused = api.post(path, content=json.dumps(body), headers=headers)
+        assert found_problem(refused) == problem("invalid-input", 422, detail)
 
 
 def test_an_unknown_user_is_served_the_population(api: httpx.Client, fitted: tuple[str, str]) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
 
-from app.api.schemas.base import MAX_BATCH, Answer, Body, Label, by_type
+from app.api.schemas.base import MAX_BATCH, Answer, Body, Id, Label, by_type
 from app.api.schemas.options import ContextBody, OptionBody
 
 REWARD = (
@@ -29,6 +29,18 @@ class RankBody(Body):
     )
 
 
+class _Users(Body):
+    users: list[Id] = Field(min_length=1, max_length=MAX_BATCH, description="Each is answered for themselves.")
+
+
+class UsersRewardsBody(_Users, RewardsBody):
+    """The same options for several users."""
+
+
+class UsersRankBody(_Users, RankBody):
+    """The same options, or the catalogue, for several users."""
+
+
 class Grounded(Answer):
     """Every answer says what it rests on."""
 
@@ -47,6 +59,14 @@ class RewardsAnswer(Grounded):
     rewards: list[Reward] = Field(description="One an option, in their order.")
 
 
+class UserRewards(RewardsAnswer):
+    user: str
+
+
+class UsersRewardsAnswer(Answer):
+    answers: list[UserRewards] = Field(description="One a user, in their order.")
+
+
 class Ranked(Reward):
     option: dict[str, Any] = Field(description="The option, as it was given or as preferences take it.")
     index: int | None = Field(description="Its index in the request's `options`; null when the catalogue was ranked.")
@@ -55,6 +75,14 @@ class Ranked(Reward):
 class RankAnswer(Grounded):
     by: Literal["mean", "lower"]
     options: list[Ranked] = Field(description="Best first.")
+
+
+class UserRanking(RankAnswer):
+    user: str
+
+
+class UsersRankAnswer(Answer):
+    answers: list[UserRanking] = Field(description="One a user, in their order.")
 
 
 SetName = Literal["credible", "ellipsoid", "frobenius", "frobenius_full", "likelihood_ratio"]
