@@ -16,8 +16,10 @@ from app.learning.preconditioner import RIDGE_BOUNDS, column_inverses
 
 GRAM_COMPARISONS = 20_000
 """Comparisons that stand for all in the Newton systems' preconditioner."""
-EVIDENCE_COMPARISONS = 200_000
+EVIDENCE_COMPARISONS = 50_000
 """Comparisons that stand for all in the ridge's estimate."""
+STEP_TOLERANCE = 1e-2
+"""Relative error of a Newton step, which the next one mends."""
 
 
 def global_loss(design: Design, Theta: Real, ridge: Real) -> tuple[float, Real]:
@@ -35,22 +37,33 @@ def global_hessian_product(design: Design, Theta: Real, ridge: Real, direction: 
 
 
 def fit_global(
-    design: Design, ridge: Real, *, start: Real | None = None, tolerance: float = 1e-9, iterations: int = 100
+    design: Design,
+    ridge: Real,
+    *,
+    start: Real | None = None,
+    grams: Real | None = None,
+    tolerance: float = 1e-9,
+    iterations: int = 100,
 ) -> Real:
     """(d1, d2) the minimiser at this ridge (d2,).
 
     Parameters
     ----------
+    grams
+        (d2, d1, d1) weighted Gram matrices of the designs, about; only the speed depends on them.
     tolerance
         Largest absolute gradient entry, relative to 1 + the sum of the weights, at which to stop.
     """
+    if grams is None:
+        grams = design.grams(0.25 * design.weight, at_most=GRAM_COMPARISONS)
+    inverses = column_inverses(grams, ridge)
     Theta = np.zeros((design.d1, design.d2)) if start is None else start.copy()
     scale = 1.0 + float(design.weight.sum())
     loss, gradient = global_loss(design, Theta, ridge)
     for _ in range(iterations):
         if np.abs(gradient).max() <= tolerance * scale:
             break
-        step = _newton_step(design, Theta, ridge, gradient)
+        step = _newton_step(design, Theta, ridge, gradient, inverses)
         slope, length = float(np.vdot(gradient, step)), 1.0
         for _ in range(40):
             new_loss, new_gradient = global_loss(design, Theta - length * step, ridge)
@@ -63,9 +76,8 @@ def fit_global(
     return Theta
 
 
-def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real) -> Real:
+def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real, inverses: Real) -> Real:
     w = design.weight * curvature(design.scores(Theta))
-    inverses = column_inverses(design.grams(w, at_most=GRAM_COMPARISONS), ridge)
     nothing = np.zeros((design.d1, 0))
 
     def operator(pair: Pair) -> Pair:
@@ -74,7 +86,7 @@ def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real) -> Re
     def precondition(pair: Pair) -> Pair:
         return np.einsum("bij,jb->ib", inverses, pair[0]), nothing
 
-    return conjugate_gradients(operator, precondition, (gradient, nothing), iterations=200, tolerance=1e-6)[0]
+    return conjugate_gradients(operator, precondition, (gradient, nothing), iterations=200, tolerance=STEP_TOLERANCE)[0]
 
 
 def fit_global_with_ridge(
@@ -90,8 +102,9 @@ def fit_global_with_ridge(
         As of `fit_global`.
     """
     Theta, ridge = (np.zeros((design.d1, design.d2)), np.ones(design.d2)) if start is None else start
+    grams = design.grams(0.25 * design.weight, at_most=EVIDENCE_COMPARISONS)
     for _ in range(rounds):
-        Theta = fit_global(design, ridge, start=Theta, tolerance=max(tolerance, 1e-6))
+        Theta = fit_global(design, ridge, start=Theta, grams=grams, tolerance=max(tolerance, 1e-6))
         w = design.weight * curvature(design.scores(Theta))
         grams = design.grams(w, at_most=EVIDENCE_COMPARISONS)
         eigenvalues = np.maximum(np.linalg.eigvalsh(grams), 0.0)
@@ -101,4 +114,4 @@ def fit_global_with_ridge(
         ridge = new
         if settled:
             break
-    return fit_global(design, ridge, start=Theta, tolerance=tolerance), ridge
+    return fit_global(design, ridge, start=Theta, grams=grams, tolerance=tolerance), ridge

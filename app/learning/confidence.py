@@ -22,7 +22,7 @@ from app.learning.parameters import Shared
 
 MAX_UNKNOWNS = 1200
 """Above this many shared unknowns the blocks of Theta_0 and B are taken as independent."""
-MAX_WORK = 4e9
+MAX_WORK = 1.5e9
 """Multiplications spent on the information matrix; beyond, evenly spaced users stand for all."""
 CALIBRATION_LEVEL = 0.95
 DENSE_ENTRIES = 4_000_000

@@ -23,6 +23,8 @@ from app.learning.features import FeatureMap
 NO_ITEMS = np.zeros(0, dtype=np.int64)
 DENSE_ENTRIES = 4_000_000
 """Numbers in the few designs that are formed at a time."""
+SHORT = 4
+"""Terms of a comparison, on average, up to which products of sparse designs are cheap."""
 BUCKET_ROWS = 100_000
 """Most padded rows in one bucket: bounds the memory of a batched solve."""
 
@@ -175,14 +177,29 @@ class Design:
         total = np.zeros((self.d2, self.d1, self.d1))
         stride = 1 if at_most is None else max(1, self.n // at_most)
         index = np.arange(0, self.n, stride)
+        share = float(w[index].sum())
+        scaled = w[index] * (float(w.sum()) / share if share > 0 else 1.0)
+        if len(index) > len(self.X) and len(self.rows) <= SHORT * self.n:
+            return self._grams_by_rows(index, scaled)
         step = max(1, DENSE_ENTRIES // (self.d1 * self.d2))
         for begin in range(0, len(index), step):
-            chosen = index[begin : begin + step]
-            D = self.dense(chosen)
+            D = self.dense(index[begin : begin + step])
             for b in range(self.d2):
-                total[b] += D[:, :, b].T @ (w[chosen, None] * D[:, :, b])
-        share = float(w[index].sum())
-        return total * (float(w.sum()) / share if share > 0 else 1.0)
+                total[b] += D[:, :, b].T @ (scaled[begin : begin + step, None] * D[:, :, b])
+        return total
+
+    def _grams_by_rows(self, index: Int, w: Real) -> Real:
+        """The same as X^T (S_b^T diag(w) S_b) X: less to do where few rows stand for many comparisons."""
+        terms = _terms_of(self.indptr, np.diff(self.indptr), index)
+        pointers = np.concatenate([[0], np.cumsum(np.diff(self.indptr)[index])])
+        rows, shape = self.rows[terms], (len(index), len(self.X))
+        total = np.empty((self.d2, self.d1, self.d1))
+        for b in range(self.d2):
+            values = self.signs[terms] * (self.Y[self.cols[terms], b] if self.d2 > 1 else 1.0)
+            weighted = values * np.repeat(w, np.diff(pointers))
+            S = csr_array((values, rows, pointers), shape=shape)
+            total[b] = self.X.T @ product(csr_array((weighted, rows, pointers), shape=shape).T @ S, self.X)
+        return total
 
     def dense(self, index: Int) -> Real:
         """(len(index), d1, d2) the designs of a few comparisons, by features."""

@@ -30,6 +30,7 @@ from app.learning.arrays import Int, Real, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
 from app.learning.items import Items, turned
+from app.learning.lanes import LANES
 from app.learning.parameters import Ending, Shared
 from app.learning.preconditioner import RIDGE_BOUNDS, BlockPreconditioner
 
@@ -112,6 +113,14 @@ def continued(shared: Shared, item_ids: Int) -> Shared:
         covariance=items.covariance[row],
     )
     return replace(shared, items=own)
+
+
+def without_adapters(shared: Shared) -> Shared:
+    """The same for everybody: where a fit of rank 0 is near its end."""
+    items, none = shared.items, np.zeros((0, 0))
+    E = len(items) + 1
+    own = replace(items, loadings=np.zeros((E, 0)), covariance=np.zeros((E, 0, 0)), prior=none)
+    return Shared(shared.Theta_0, np.zeros((len(shared.B), 0)), none, shared.ridge, own)
 
 
 def maximise_evidence(
@@ -219,7 +228,7 @@ def items_divergence(items: Items) -> float:
     total = float((ratio - 1.0 - np.log(ratio) + bias**2 / items.bias_prior).sum())
     if k:
         second = loadings.T @ loadings + covariance.sum(axis=0)
-        volumes = float(np.linalg.slogdet(covariance)[1].sum())
+        volumes = -float(inverses(covariance)[1].sum())
         total += float(np.vdot(np.linalg.inv(items.prior), second)) - k * E - volumes
         total += E * float(np.linalg.slogdet(items.prior)[1])
     return 0.5 * total
@@ -305,7 +314,7 @@ def row_information(design: Design, solution: Solution, w: Real, k: int) -> tupl
     M, (row, column) = len(design.X), np.tril_indices(k)
 
     def work(first: int, last: int) -> tuple[Real, Real]:
-        h, J = np.zeros(M), np.zeros((M, len(row)))
+        h, J = np.zeros(M), np.zeros((M, -(-len(row) // LANES), LANES))
         kernels.row_information(
             first,
             last,
@@ -322,9 +331,9 @@ def row_information(design: Design, solution: Solution, w: Real, k: int) -> tupl
         return h, J
 
     parts = kernels.over_users(design.pointers, work)
-    h, J = sum(part[0] for part in parts), design.of_items(np.asarray(sum(part[1] for part in parts)))
+    h, J = sum(part[0] for part in parts), np.asarray(sum(part[1] for part in parts)).reshape(M, -1)
     loaded = np.empty((design.n_items, k, k))
-    loaded[:, row, column] = loaded[:, column, row] = J
+    loaded[:, row, column] = loaded[:, column, row] = design.of_items(J)[:, : len(row)]
     return design.of_items(np.asarray(h)), loaded
 
 
@@ -335,7 +344,7 @@ def with_item_posteriors(shared: Shared, information: Real, loaded: Real) -> Sha
         return shared
     variance = np.append(1.0 / (information + 1.0 / items.bias_prior), items.bias_prior)
     precision = np.linalg.inv(items.prior) if shared.k else items.prior
-    covariance = np.linalg.inv(loaded + precision) if shared.k else loaded
+    covariance = inverses(loaded + precision)[0] if shared.k else loaded
     return replace(
         shared,
         items=replace(
@@ -344,6 +353,13 @@ def with_item_posteriors(shared: Shared, information: Real, loaded: Real) -> Sha
             covariance=np.ascontiguousarray(np.concatenate([covariance, items.prior[None]])),
         ),
     )
+
+
+def inverses(matrices: Real) -> tuple[Real, Real]:
+    """(E, k, k) inverses of symmetric positive definite matrices, and (E,) the logarithms of their determinants."""
+    V, log = np.empty(matrices.shape), np.empty(len(matrices))
+    kernels.over(len(matrices), lambda i, j: kernels.inverses(i, j, matrices, V, log))
+    return V, log
 
 
 def with_ridge(shared: Shared, grams: Real) -> Shared:

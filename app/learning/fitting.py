@@ -24,6 +24,7 @@ from app.learning.model import Model, no_adapters, solve_adapters
 from app.learning.parameters import Ending, Shared, rotated
 from app.learning.reduction import reduced_comparisons, reduced_features, reduced_model, restored_model, row_space
 from app.learning.selection import (
+    DEPENDENCES,
     MOST_SPLITS,
     Choice,
     Split,
@@ -53,6 +54,8 @@ COARSE_GROWTH = 4
 COARSE_TOLERANCE = 1e-3
 START_TOLERANCE = 1e-4
 """Of the global fit that a start is taken from."""
+GLOBAL_TOLERANCE = 1e-7
+"""Of the global fit that predicts for users nobody has heard of."""
 TRIAL_COMPARISONS = 200_000
 """Comparisons, of evenly spaced users, that trials, calibration and diagnostics are content with."""
 SAME_SCALE = 1.5
@@ -109,6 +112,7 @@ def fit(
     comparisons: Comparisons,
     *,
     rank: int | Literal["auto"] = "auto",
+    dependence: float | Literal["auto"] = "auto",
     estimator: Estimator = "evidence",
     start: Start = "spectral",
     rng: np.random.Generator | None = None,
@@ -125,6 +129,9 @@ def fit(
     ----------
     rank
         k, or "auto": the best on held-out comparisons; 0 is one model for everybody.
+    dependence
+        How much of what the model leaves unexplained recurs with an option, 0 to 1, or "auto": the best on held-out
+        comparisons. With both rank and dependence given nothing is held out, and the fit is many times faster.
     estimator
         "evidence": random effects by variational EM; "mle": the paper's joint maximum (3.3).
     start
@@ -158,6 +165,8 @@ def fit(
         raise InvalidComparisonsError("no comparisons: at least one was expected.")
     if rank != "auto" and rank < 0:
         raise ValueError(f"rank: {rank} is negative.")
+    if dependence != "auto" and not 0 <= dependence <= 1:
+        raise ValueError(f"dependence: {dependence} lies outside 0 to 1.")
     job = _Job(
         comparisons,
         _features(comparisons, warm_start),
@@ -171,8 +180,9 @@ def fit(
     with one_blas_thread():
         V = row_space(comparisons, job.features)
         if V is None:
-            return _fit(job, rank, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
-        model = _fit(_reduced(job, V), rank, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
+            return _fit(job, rank, dependence, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
+        small = _reduced(job, V)
+        model = _fit(small, rank, dependence, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
         return _restored(job, model, V)
 
 
@@ -200,8 +210,16 @@ def _restored(job: _Job, reduced: Model, V: Real) -> Model:
     return replace(model, diagnostics=told)
 
 
-def _fit(job: _Job, rank: int | Literal["auto"], *, max_passes: int, tolerance: float, calibrate: bool) -> Model:
-    choice = _choose(job, rank)
+def _fit(
+    job: _Job,
+    rank: int | Literal["auto"],
+    dependence: float | Literal["auto"],
+    *,
+    max_passes: int,
+    tolerance: float,
+    calibrate: bool,
+) -> Model:
+    choice = _choose(job, rank, dependence)
     design = job.design(job.comparisons, choice.dependence)
 
     def report(passes: int, objective: float) -> None:
@@ -210,7 +228,7 @@ def _fit(job: _Job, rank: int | Literal["auto"], *, max_passes: int, tolerance: 
     shared, ending = _estimate(job, design, choice.rank, max_passes=max_passes, tolerance=tolerance, report=report)
     sample = design.thinned(-(-design.n // TRIAL_COMPARISONS))
     shared = _in_gauge(job, sample, shared)
-    model = replace(_assemble(job, design, shared, ending, choice), everybody=_everybody(job, design, choice))
+    model = replace(_assemble(job, design, shared, ending, choice), everybody=_everybody(job, design, shared, choice))
     if calibrate:
         model = replace(model, calibration=_calibration(job, design, model, tolerance))
     model = replace(model, diagnostics=_diagnostics(job, design, sample, model, choice))
@@ -218,13 +236,20 @@ def _fit(job: _Job, rank: int | Literal["auto"], *, max_passes: int, tolerance: 
     return model
 
 
-def _everybody(job: _Job, design: Design, choice: Choice) -> Shared | None:
-    """The model for users nobody has heard of, at the dependence that is best for it; none where it is the model."""
+def _everybody(job: _Job, design: Design, shared: Shared, choice: Choice) -> Shared | None:
+    """The model for users nobody has heard of, at the dependence that is best for it; none where it is the model.
+
+    Begun where the personal fit ended.
+    """
     if choice.rank == 0:
         return None
     if choice.alone is not None and choice.alone.dependence != choice.dependence:
         design = job.design(job.comparisons, choice.alone.dependence)
-    return _estimate(job, design, 0, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=None)[0]
+    if not design.n_items:
+        Theta_0, ridge = fit_global_with_ridge(design, tolerance=GLOBAL_TOLERANCE, start=(shared.Theta_0, shared.ridge))
+        return Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
+    begin = evidence.without_adapters(shared)
+    return _maximise(job, design, begin, TRIAL_PASSES, TRIAL_TOLERANCE, None)[0]
 
 
 def _features(comparisons: Comparisons, warm_start: Model | None) -> FeatureMap:
@@ -240,7 +265,10 @@ def _features(comparisons: Comparisons, warm_start: Model | None) -> FeatureMap:
     return new if grown or ratio.max() > SAME_SCALE else old
 
 
-def _choose(job: _Job, rank: int | Literal["auto"]) -> Choice:
+def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal["auto"]) -> Choice:
+    if rank != "auto" and dependence != "auto":
+        dimensions = job.features.d1 + len(job.item_ids(job.comparisons))
+        return Choice(min(rank, dimensions), dependence, (), "rank and dependence were given")
     c = job.comparisons.thinned(TRIAL_COMPARISONS)
     n_active = len(np.unique(c.user))
     if n_active < 2:
@@ -258,7 +286,13 @@ def _choose(job: _Job, rank: int | Literal["auto"]) -> Choice:
         return Choice(0 if rank == "auto" else rank, 0.0, (), few)
     begin = (4, 0.0) if job.warm_start is None else (job.warm_start.rank or 4, job.warm_start.dependence)
     trials = _Trials(job, c, splits, expected=len(ranks) + 3)
-    return choose(trials.run, ranks=ranks, start=begin, differ=lambda: _permutation_rank(job, c) > 0)
+    return choose(
+        trials.run,
+        ranks=ranks,
+        start=begin,
+        differ=lambda: _permutation_rank(job, c) > 0,
+        dependences=DEPENDENCES if dependence == "auto" else (dependence,),
+    )
 
 
 def _permutation_rank(job: _Job, comparisons: Comparisons) -> int:

@@ -284,6 +284,32 @@ def solve(A, right, R, G, y, m):
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
+def inverses(first, last, matrices, V, log):
+    """V[i] = matrices[i]^-1 (E, k, k), symmetric positive definite, and log |V[i]|, for first <= i < last."""
+    p = matrices.shape[1]
+    q = p * (p + 1) // 2
+    A, R, G = np.empty((q, LANES)), np.empty((q, LANES)), np.empty((q, LANES))
+    right, m, y = np.zeros((p, LANES)), np.empty((p, LANES)), np.zeros((2, LANES))
+    for begin in range(first, last, LANES):
+        for lane in range(LANES):
+            one = min(begin + lane, last - 1)
+            at = 0
+            for a in range(p):
+                for b in range(a + 1):
+                    A[at, lane] = matrices[one, a, b]
+                    at += 1
+        solve(A, right, R, G, y, m)
+        for lane in range(min(LANES, last - begin)):
+            at = 0
+            for a in range(p):
+                for b in range(a + 1):
+                    V[begin + lane, a, b] = R[at, lane]
+                    V[begin + lane, b, a] = R[at, lane]
+                    at += 1
+            log[begin + lane] = y[0, lane]
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
 def e_step(
     first, last, order, pointers, indptr, rows, cols, signs, P, own, Y, C, places, offset, offset_variance, kappa,
     weight, T, precision, iterations, tolerance, tilt, used, means, covariances, score_mean, score_variance, likelihood,
@@ -579,17 +605,21 @@ def normal_product(
 
 @njit(nogil=True, cache=True)
 def row_information(first, last, pointers, indptr, rows, w, d2, means, covariances, h, J):
-    """h[row] += w_j and J[row] += w_j E[W_0 W_0^T] (lower triangle), W_0 the constant column of the user's adapter."""
-    k = means.shape[1] // d2
-    second = np.empty(J.shape[1])
+    """h[row] += w_j and J[row] += w_j E[W_0 W_0^T] (lower triangle), W_0 the constant column of the user's adapter.
+
+    J (M, wide, LANES) has zeros behind the triangle.
+    """
+    k, wide = means.shape[1] // d2, J.shape[1]
+    second, weight = np.zeros((wide, LANES)), np.empty((1, LANES))
+    flat = ravelled(second)
     for u in range(first, last):
         i = 0
         for a in range(k):
             for b in range(a + 1):
-                second[i] = covariances[u, a * d2, b * d2] + means[u, a * d2] * means[u, b * d2]
+                flat[i] = covariances[u, a * d2, b * d2] + means[u, a * d2] * means[u, b * d2]
                 i += 1
         for j in range(pointers[u], pointers[u + 1]):
+            weight[:] = w[j]
             for t in range(indptr[j], indptr[j + 1]):
                 h[rows[t]] += w[j]
-                for i in range(len(second)):
-                    J[rows[t], i] += w[j] * second[i]
+                add_scaled(J, rows[t] * wide, second, 0, weight, 0, wide)
