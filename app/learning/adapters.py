@@ -196,8 +196,9 @@ def offsets(design: Design, shared: Shared) -> Offsets:
     lower = _lower(shared.k)
     C = np.zeros((len(design.X) if design.n_items else 0, -(-len(lower) // LANES) * LANES), np.float32)
     if design.n_items:
-        packed = items.covariance.reshape(len(items) + 1, -1)[:, lower].astype(np.float32)
-        C[:, : len(lower)] = packed[design.item]
+        flat = items.covariance.reshape(len(items) + 1, -1)
+        few = len(design.X) < len(items)  # one user's few items must not cost a whole catalogue
+        C[:, : len(lower)] = flat[design.item][:, lower] if few else flat[:, lower].astype(np.float32)[design.item]
     return Offsets(P, own, C, design.scores(shared.Theta_0, items.bias), variance)
 
 
