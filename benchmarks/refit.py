@@ -2,8 +2,9 @@
 
 Claim: a cold fit of 100,000 users x 20 comparisons at a given rank, to convergence, takes no longer than 100 bare
 projected gathers `(X @ B)[chosen] - (X @ B)[rejected]`; a million users fit into 12 GB; time per comparison hardly
-grows with the number of users. Data: simulated (`tests/support/preference_worlds.py`), seeded; every size runs in a
-process of its own, so that the peak memory is its own. Prints JSON.
+grows with the number of users. Then 1% of new comparisons come in, and a warm refit is a share of the cold one. Data:
+simulated (`tests/support/preference_worlds.py`), seeded; every size runs in a process of its own, so that the peak
+memory is its own. Prints JSON.
 
     python benchmarks/refit.py --users 100000
     python benchmarks/refit.py --growth          # 10,000 and 1,000,000 users, and the growth from one to the other
@@ -29,6 +30,8 @@ from tests.support.preference_worlds import World, draw_choices, draw_world
 
 GROWTH_USERS = (10_000, 1_000_000)
 GATHERS = 7
+NEW_SHARE = 0.01
+"""Of the comparisons that only the warm refit has."""
 
 
 def main() -> None:
@@ -69,7 +72,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     world = draw_world(
         rng, users=options.users, items=options.items, dim=options.dim, rank=options.rank, appeal=options.appeal
     )
-    comparisons = draw_choices(rng, world, options.comparisons)
+    everything = draw_choices(rng, world, options.comparisons)
+    comparisons = everything.subset(rng.random(len(everything)) >= NEW_SHARE)
     before = _peak_bytes()
     gather = _bare_gather(world, comparisons)
     phases = _Phases()
@@ -77,7 +81,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     seconds = phases.seconds()
     whole, estimation = sum(seconds.values()), seconds["fitting"]
     warm_phases = _Phases()
-    again = fit(comparisons, rank=options.rank, rng=rng, warm_start=model, progress=warm_phases)
+    again = fit(everything, rank=options.rank, rng=rng, warm_start=model, progress=warm_phases)
+    warm = sum(warm_phases.seconds().values())
     return {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
@@ -90,6 +95,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "everything_in_gathers": round(whole / gather, 1),
         "warm_fitting_in_gathers": round(warm_phases.seconds()["fitting"] / gather, 1),
         "warm_passes": again.passes,
+        "warm_fitting_share_of_cold": round(warm_phases.seconds()["fitting"] / estimation, 3),
+        "warm_share_of_cold": round(warm / whole, 3),
         "nanoseconds_per_comparison": round(1e9 * estimation / len(comparisons), 1),
         "peak_gigabytes": round(_peak_bytes() / 1e9, 2),
         "data_gigabytes": round(before / 1e9, 2),

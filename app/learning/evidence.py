@@ -187,10 +187,9 @@ def evidence_pass(
         grams = design.grams(w, at_most=GRAM_COMPARISONS)
     expanded, means = _absorb(design, shared, solution)
     solution = replace(solution, means=means)
-    information, loaded = row_information(design, solution, w, shared.k)
     # The prior's step takes the posteriors of the pass before, which belong to the prior as it is.
     ready = with_item_priors(expanded) if learn_priors and expanded.items.bias_variance[0] > 0 else expanded
-    ready = with_item_posteriors(ready, information, loaded)
+    ready = with_item_posteriors(ready, *row_information(design, solution, w, shared.k))
     moved = weighted_least_squares(design, ready, solution, w, grams)
     if learn_priors:
         moved = with_ridge(moved, grams)
@@ -330,7 +329,7 @@ def row_information(design: Design, solution: Solution, w: Real, k: int) -> tupl
         )
         return h, J
 
-    parts = kernels.over_users(design.pointers, work)
+    parts = kernels.over_users(design.pointers, work, room=M * (1 + len(row)))
     h, J = sum(part[0] for part in parts), np.asarray(sum(part[1] for part in parts)).reshape(M, -1)
     loaded = np.empty((design.n_items, k, k))
     loaded[:, row, column] = loaded[:, column, row] = design.of_items(J)[:, : len(row)]
@@ -507,7 +506,7 @@ def quadratic(design: Design, solution: Solution, w: Real, x: Unknowns, kappa: R
         )
         return G, H
 
-    parts = kernels.over_users(design.pointers, work)
+    parts = kernels.over_users(design.pointers, work, room=M * (1 + k) * (1 + int(apart)))
     G, H = np.asarray(sum(part[0] for part in parts)), np.asarray(sum(part[1] for part in parts))
     of_bias, of_loadings = np.zeros_like(bias), np.zeros_like(loadings)
     if design.n_items:

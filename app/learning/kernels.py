@@ -34,16 +34,22 @@ ROWS = 256
 """Comparisons of a user that are worked on together."""
 BLOCK_NUMBERS = 32_768
 """Numbers of the designs' squares that stay at hand: they fit a core's own cache."""
+ROOM = 16
+"""Numbers a comparison that the parts of a pass may hold for their sums."""
 SMALL = 20_000
 """Terms below which threads cost more than they save."""
 OVERRELAXATION = 1.4
 """Of the bound's tightenings: half as many as at 1, of all users and with little scatter."""
 
 
-def over_users(pointers: NDArray[np.int64], work: Callable[[int, int], Result]) -> list[Result]:
-    """`work(first, last)` for parts of the users with about equally many comparisons, in order."""
+def over_users(pointers: NDArray[np.int64], work: Callable[[int, int], Result], *, room: int = 0) -> list[Result]:
+    """`work(first, last)` for parts of the users with about equally many comparisons, in order.
+
+    Where a part's result is `room` numbers, and few comparisons go to many rows, there is one part only.
+    """
     n_users, n = len(pointers) - 1, int(pointers[-1])
-    inner = np.searchsorted(pointers, np.arange(1, CHUNKS) * n // CHUNKS).tolist() if n >= SMALL else []
+    divided = n >= SMALL and CHUNKS * room <= ROOM * n
+    inner = np.searchsorted(pointers, np.arange(1, CHUNKS) * n // CHUNKS).tolist() if divided else []
     return _concurrently([0, *inner, n_users], work)
 
 
