@@ -12,7 +12,7 @@ from app.api.schemas.preferences import ImportAnswer, ImportProgress, LineError,
 from app.api.services import Services
 from app.api.validation import encodable, first_sentence, pointer_to
 from app.domain import Environment, InvalidInputError, Preference
-from app.store import import_preferences
+from app.store import import_preferences, refresh_statistics
 
 MAX_LINE_BYTES = 1024 * 1024
 """Twice what two options of 4,096 features and a context take."""
@@ -131,6 +131,7 @@ class Import:
             await storing
 
     async def _store(self, batch: Sequence[tuple[int, Preference]]) -> None:
+        first = self._accepted == 0
         stored = await import_preferences(
             self._services.db, self._environment.name, [preference for _, preference in batch]
         )
@@ -138,6 +139,8 @@ class Import:
         self._accepted += stored.accepted
         self._duplicates += stored.duplicates
         self.position = stored.position or self.position
+        if first and stored.accepted:
+            await refresh_statistics(self._services.db)
         for index, error in stored.refused:
             self._reject(batch[index][0], error.message, error.pointer)
 

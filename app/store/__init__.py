@@ -44,7 +44,7 @@ from app.store.models import (
     stored_adapter,
 )
 from app.store.notices import Notices, announce
-from app.store.preferences import record_preferences
+from app.store.preferences import record_preferences, refresh_statistics
 from app.store.queue import QUEUE, REFIT_TASK, queue_app, retry_stalled_jobs
 from app.store.refits import (
     begin_refit,
@@ -121,6 +121,7 @@ __all__ = [
     "queue_app",
     "record_event",
     "record_preferences",
+    "refresh_statistics",
     "report_progress",
     "request_refit",
     "require_current_schema",

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import psycopg
 from psycopg.errors import SerializationFailure
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import (
@@ -29,7 +30,7 @@ from app.domain import (
     TextOption,
     TrajectoryOption,
 )
-from app.store.database import Database, driver_connection, transaction
+from app.store.database import Database, driver_connection, look_up, transaction
 from app.store.encoding import digest, steps_to_bytes
 from app.store.environments import FIND_ENVIRONMENTS, LOCK_ENVIRONMENTS, EnvironmentRow
 from app.store.interning import (
@@ -152,6 +153,16 @@ async def record_preferences(db: Database, name: str, batch: Sequence[Preference
     if isinstance(outcome, DomainError):
         raise outcome
     return outcome
+
+
+@look_up
+async def refresh_statistics(connection: AsyncConnection) -> None:
+    """Let the planner look at the tables now.
+
+    Of tables that were filled a moment ago it believes that they are nearly empty, and reads all users of an
+    environment to find one; autovacuum would tell it after a minute.
+    """
+    await connection.execute(text("ANALYZE users, items, contexts, preferences"))
 
 
 @transaction

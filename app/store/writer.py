@@ -7,6 +7,7 @@ a busy one commits few and large groups. What waits is bounded, and so is how lo
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import structlog
 
 from app.domain import DomainError, OverloadedError, Preference, Recorded, StoreUnavailableError
 from app.store.database import Database
-from app.store.preferences import Outcome, Submission, record_group
+from app.store.preferences import Outcome, Submission, record_group, refresh_statistics
 
 log = structlog.get_logger()
 
@@ -35,6 +36,10 @@ WAITING_SECONDS = 10.0
 
 GROUP_SECONDS = 60.0
 # How long a transaction may take with its repetitions; longer than the lock timeout of a connection.
+
+
+FIRST_ROWS = 500
+# After so many the planner is shown what the tables have become.
 
 
 class Recorder(Protocol):
@@ -79,6 +84,7 @@ class Writer:
         self._waiting_rows = 0
         self._groups: dict[asyncio.Task[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._n_rows = 0
 
     async def record(self, name: str, batch: Sequence[Preference]) -> Recorded:
         if self._waiting_rows + len(batch) > self._max_waiting_rows and self._queue:
@@ -146,6 +152,11 @@ class Writer:
     async def _record(self, group: Sequence[_Waiting]) -> None:
         for waiting, outcome in zip(group, await self._outcomes(group), strict=True):
             _settle(waiting, outcome)
+        before = self._n_rows
+        self._n_rows += sum(len(waiting.submission.batch) for waiting in group)
+        if before < FIRST_ROWS <= self._n_rows:
+            with suppress(StoreUnavailableError):
+                await refresh_statistics(self._db)
 
     async def _outcomes(self, group: Sequence[_Waiting]) -> Sequence[Outcome]:
         try:

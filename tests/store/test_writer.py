@@ -160,3 +160,19 @@ async def test_closing_stores_and_acknowledges_what_waits(db: Database, shop: st
     await writer.aclose()
     assert await asyncio.gather(*tasks) == [Recorded(1, 0)] * 95
     assert await n_preferences(db, shop) == 95
+
+
+async def test_the_planner_is_shown_what_the_tables_have_become(db: Database, shop: str) -> None:
+    looked = text("SELECT sum(analyze_count) FROM pg_stat_user_tables WHERE relname IN ('users', 'preferences')")
+
+    async def n_looks() -> int:
+        async with db.begin() as connection:
+            return int(await connection.scalar(looked))
+
+    before = await n_looks()
+    writer = Writer(db)
+    await writer.record(shop, [prefers(f"u{index}", "item-0", "item-1") for index in range(600)])
+    await writer.aclose()
+    async with asyncio.timeout(20):
+        while await n_looks() < before + 2:
+            await asyncio.sleep(0.05)
