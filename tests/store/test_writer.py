@@ -18,6 +18,7 @@ from app.domain import (
 from app.store import Database, Writer, export_user, list_environments, put_environment, upsert_items
 from app.store.environments import lock_environment
 from tests.support.builders import catalog, items, prefers
+from tests.support.feedback import until
 
 pytestmark = pytest.mark.anyio
 
@@ -173,6 +174,4 @@ async def test_the_planner_is_shown_what_the_tables_have_become(db: Database, sh
     writer = Writer(db)
     await writer.record(shop, [prefers(f"u{index}", "item-0", "item-1") for index in range(600)])
     await writer.aclose()
-    async with asyncio.timeout(20):
-        while await n_looks() < before + 2:
-            await asyncio.sleep(0.05)
+    await until(n_looks, lambda looks: looks >= before + 2)
