@@ -31,6 +31,9 @@ DEFAULT_PESSIMISM = Pessimism("credible", 0.9)
 
 PLAN_BYTES = 256 << 20
 
+LARGEST_POLICY = 4_000_000
+"""Probabilities of a whole policy in one answer: some 40 MB of JSON. Larger ones are planned and asked for by state."""
+
 WARM_BYTES = 128 << 20
 """Users' last plans, kept to begin their next from."""
 
@@ -331,6 +334,11 @@ def visits(made: Plan, state: int, step: int) -> bool:
 
 def policy_answer(ground: Ground, made: Plan) -> PolicyAnswer:
     robust = made.robust
+    if robust.policy.size > LARGEST_POLICY:
+        raise InvalidInputError(
+            f"The policy has {robust.policy.size:,} probabilities; at most {LARGEST_POLICY:,} are answered at once. "
+            "Ask for the actions in the states that matter, by POST to actions/batch."
+        )
     return PolicyAnswer(
         **ground.grounds,
         **certificate(made),

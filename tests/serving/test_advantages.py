@@ -3,8 +3,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from app.domain import InvalidInputError
 from app.policy import FullSpace, occupancy
-from app.serving import ServingRuntime
+from app.serving import ServingRuntime, planning
 from app.serving.answers import Pessimism, SetKind
 from app.serving.doubt import doubt_of
 from app.serving.planning import DEFAULT_PESSIMISM
@@ -134,6 +135,20 @@ async def test_several_states_are_answered_by_one_plan(
         alone = await runtime.actions(environment_name, "user-5", *place, seed=3)
         np.testing.assert_array_equal(one.distribution, alone.distribution)
         assert (one.state, one.step, one.sampled, one.lower) == (alone.state, alone.step, alone.sampled, alone.lower)
+
+
+async def test_a_policy_too_large_for_one_answer_is_asked_for_by_state(
+    db: Database,
+    database_url: str,
+    environment_name: str,
+    runtime: ServingRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await learnt(db, database_url, environment_name)
+    monkeypatch.setattr(planning, "LARGEST_POLICY", 11)
+    with pytest.raises(InvalidInputError, match="has 12 probabilities; at most 11"):
+        await runtime.policy(environment_name, "user-3")
+    assert (await runtime.actions(environment_name, "user-3", "calm")).step == 0
 
 
 async def test_out_of_time_the_best_certified_plan_is_the_answer_and_is_not_kept(
