@@ -53,8 +53,9 @@ class Projection:
         """
         if self.spreads is None:
             raise ValueError("this projection has no quadratic forms.")
-        variance = self.spreads[rows] @ taste.spread
-        return self.means[rows] @ taste.mean, np.sqrt(np.maximum(variance, 0.0))
+        # `take` copies whole rows: half the time of an index.
+        variance = self.spreads.take(rows, axis=0) @ taste.spread
+        return self.means.take(rows, axis=0) @ taste.mean, np.sqrt(np.maximum(variance, 0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -78,7 +78,9 @@ class Catalogue:
 
     @classmethod
     def of(cls, table: ItemTable) -> "Catalogue":
-        return cls(table.ids, table.features.astype(np.float64), {item: row for row, item in enumerate(table.ids)})
+        # Made anew, ids lie side by side, and not among the rows they came in: looking them up touches fewer pages.
+        ids = tuple("\n".join(table.ids).split("\n")) if table.ids else ()
+        return cls(ids, table.features.astype(np.float64), dict(zip(ids, range(len(ids)), strict=True)))
 
     @property
     def size(self) -> int:
