@@ -1,6 +1,7 @@
 """`psharelora keys`: make, list and revoke API keys, straight in the database."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from app.cli.database import database_url
 from app.cli.output import complain, out, print_json
+from app.cli.remote import CLIENT_KEY
 from app.domain import ApiKey, NotFoundError, Scope
 from app.settings import Settings
 
@@ -25,6 +27,9 @@ def create(
     environment: Annotated[
         list[str] | None, typer.Option(help="Restrict the key to this environment; may be given several times.")
     ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep it in the data directory, where this machine's commands find it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make a key; its secret is printed once and stored only as a hash."""
@@ -36,10 +41,22 @@ def create(
         return await create_key(database, name, frozenset(scope), environments)
 
     key, secret = with_database(make)
+    if save:
+        _saved(secret)
     if as_json:
         print_json({"id": key.id, "name": key.name, "key": secret})
     else:
         typer.echo(secret)
+
+
+def _saved(secret: str) -> None:
+    """Readable by its owner only, from the first moment on."""
+    folder = Settings().data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / CLIENT_KEY
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(secret + "\n")
 
 
 @app.command("list")
@@ -59,7 +76,11 @@ def list_all(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON
 
 
 @app.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` prints it.")]) -> None:
+def revoke(
+    *,
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` prints it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Revoke a key; it stops working at once."""
     from app.store import Database, revoke_key
 
@@ -70,7 +91,10 @@ def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys li
         with_database(end)
     except NotFoundError as error:
         complain(error.message)
-    typer.echo(f"revoked {key_id}")
+    if as_json:
+        print_json({"id": key_id, "state": "revoked"})
+    else:
+        typer.echo(f"revoked {key_id}")
 
 
 def with_database(work: Callable[..., Awaitable[Result]]) -> Result:

@@ -14,6 +14,17 @@ err = Console(stderr=True, highlight=False)
 
 FAILURE = 1
 MISUSE = 2
+UNREACHABLE = 3
+NOT_READY = 4
+
+EXIT_CODES = {
+    0: "it did what was asked",
+    FAILURE: "the service refused, or part of it failed; standard error says what",
+    MISUSE: "the command was called in a way that it does not understand, or a setting is wrong",
+    UNREACHABLE: "no answer came from the service or the database",
+    NOT_READY: "the environment has no model yet; record preferences, retrain, and ask again",
+}
+"""What every command ends with."""
 
 
 def print_json(value: Any) -> None:

@@ -1,22 +1,25 @@
-"""Commands that speak to a running service: import, export, retrain."""
+"""Commands that change a running service: import, export, retrain; and how all of them reach it."""
 
+import io
+import os
+import re
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import stamina
 import typer
 from rich.progress import Progress
 
-from app.cli.output import MISUSE, complain, err, print_json
+from app.cli.formats import Format, UnreadableError, guessed_format, preferences_in
+from app.cli.output import FAILURE, MISUSE, NOT_READY, UNREACHABLE, complain, err, print_json
 from app.cli.preference_files import REPORTED_RECORDS, Reading, blocks
-from app.client import ApiError, Client, ServerUnreachableError
-
-Url = Annotated[str, typer.Option(envvar="PSHARELORA_URL", help="Address of the service.")]
-Key = Annotated[str | None, typer.Option(envvar="PSHARELORA_KEY", help="API key.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from app.client import DEFAULT_URL, ApiError, Client, ServerUnreachableError
+from app.settings import LOOPBACK, Settings
 
 FORBIDDEN = 403
 
@@ -27,24 +30,72 @@ class Options(StrEnum):
     TEXT = "text"
 
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+CLIENT_KEY = "client.key"
+"""In the data directory: the key that commands on this machine use."""
+
+
+def named_environments(incomplete: str) -> list[str]:
+    """For the shell's completion: quick, and silent when the service is not there."""
+    with suppress(Exception):
+        url = os.environ.get("PSHARELORA_URL", DEFAULT_URL)
+        with Client(url, key=local_key(url), timeout_seconds=1, attempts=1) as client:
+            found = [one["name"] for one in client.environments()["environments"]]
+            return [name for name in found if name.startswith(incomplete)]
+    return []
+
+
+EnvironmentName = Annotated[str, typer.Argument(help="Name of the environment.", autocompletion=named_environments)]
+Url = Annotated[str, typer.Option(envvar="PSHARELORA_URL", help="Address of the service.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PSHARELORA_KEY",
+        help="API key; on this machine, the one that `keys create --save` or the demo left in the data directory.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager
 def connected(url: str, key: str | None) -> Iterator[Client]:
     """A client whose refusals end the command with one sentence; it tries again quietly, and not for long."""
     stamina.instrumentation.set_on_retry_hooks([])
-    with Client(url, key=key, attempts=3, retry_seconds=5.0) as client:
+    with Client(url, key=key or local_key(url), attempts=3, retry_seconds=5.0) as client:
         try:
             yield client
-        except (ApiError, ServerUnreachableError, TimeoutError) as error:
+        except ApiError as error:
+            complain(str(error), code=NOT_READY if error.code == "model-not-ready" else FAILURE)
+        except ServerUnreachableError as error:
+            complain(f"{error}. Is it running? Try psharelora doctor.", code=UNREACHABLE)
+        except TimeoutError as error:
             complain(str(error))
+
+
+def local_key(url: str) -> str | None:
+    """What lies in the data directory, for a service on this machine only."""
+    if urlsplit(url).hostname not in LOOPBACK:
+        return None
+    for name in (CLIENT_KEY, "demo.key"):
+        with suppress(OSError):
+            return (Settings().data_dir / name).read_text().strip()
+    return None
 
 
 def import_preferences(
     *,
-    environment: Annotated[str, typer.Argument(help="Name of the environment.")],
-    file: Annotated[Path, typer.Argument(help="NDJSON, CSV (.csv) or Parquet (.parquet); .gz is unpacked.")],
+    environment: EnvironmentName,
+    file: Annotated[
+        Path, typer.Argument(help="NDJSON, CSV (.csv) or Parquet (.parquet); with --format also .json; .gz is unpacked.")
+    ],
+    form: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="The tool that wrote the data set; if absent, rows are the service's own preferences or have columns "
+            "user, chosen, rejected, and a .json file is guessed.",
+        ),
+    ] = None,
     options: Annotated[
         Options, typer.Option(help="What strings in chosen and rejected are; auto: text where there is an encoder.")
     ] = Options.AUTO,
@@ -52,65 +103,143 @@ def import_preferences(
         str | None,
         typer.Option(help="Give records without an id this and their number, so that they can be imported again."),
     ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Whose preferences these all are, with --format and data that do not say.")
+    ] = None,
+    user_column: Annotated[
+        str, typer.Option(help="The column that says whose preference it is, with --format.")
+    ] = "user",
+    contexts: Annotated[
+        bool, typer.Option("--contexts", help="With --create: an environment with contexts, which are the prompts.")
+    ] = False,
+    create: Annotated[
+        bool,
+        typer.Option(
+            "--create",
+            help="Define the environment for texts if there is none, and fit it when everything is in, so that it can "
+            "be asked at once.",
+        ),
+    ] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import preferences from a file; records that carry an id can be imported again without counting twice.
+    """Import preferences from a file; what carries an id, or comes from another tool, counts once however often it comes.
 
-    NDJSON takes the service's own preferences, and like CSV and Parquet the columns of preference data sets: user_id or
-    user, chosen, rejected, prompt, weight or margin, label, id, occurred_at.
+    From your own comparisons to the first personalised answer: psharelora import replies pairs.csv --create, with
+    columns user, chosen, rejected, and then psharelora rank replies ada "First answer." "Second answer."
+
+    Columns of data sets: user_id or user, chosen, rejected, prompt, weight or margin, label, id, occurred_at.
     """
     if not file.is_file():
         complain(f"there is no file {file}", code=MISUSE)
-    with connected(url, key) as client, Progress(console=err, transient=True) as progress, file.open("rb") as raw:
-        task = progress.add_task("importing", total=file.stat().st_size)
-        reading = _reading(client, environment, options, id_prefix)
-        lines = reading.lines(file, raw, lambda read: progress.update(task, completed=read))
-        counts = client.import_lines(environment, blocks(lines))
-    told: dict[str, Any] = {**counts, "rejected": counts["rejected"] + reading.rejected}
-    told["errors"] = sorted([*counts["errors"], *reading.errors], key=lambda bad: bad["line"])[:REPORTED_RECORDS]
+    if form is None and file.name.removesuffix(".gz").endswith(".json"):
+        form = _guessed(file)
+    with connected(url, key) as client:
+        if create:
+            _create(client, environment, contexts=contexts)
+            id_prefix = id_prefix or f"{_as_id(file.stem)}-"
+        if form is None:
+            told = _import_records(client, environment, file, options, id_prefix)
+        else:
+            told = _import_data_set(client, environment, file, form, user=user, user_column=user_column)
+        refit = _followed(client, client.retrain(environment)) if create and told["accepted"] else None
     if as_json:
-        print_json(told)
+        print_json({**told, "refit": refit} if create else told)
     else:
         typer.echo(f"accepted {told['accepted']}, duplicates {told['duplicates']}, rejected {told['rejected']}")
         for bad in told["errors"]:
             typer.echo(f"  line {bad['line']}: {bad['detail']}")
-    if told["rejected"]:
-        raise typer.Exit(1)
+        if refit is not None:
+            typer.echo(_told(refit))
+    if told["rejected"] or (refit is not None and refit["state"] != "succeeded"):
+        raise typer.Exit(FAILURE)
+
+
+def _guessed(file: Path) -> Format:
+    try:
+        return guessed_format(file)
+    except (ValueError, OSError) as error:
+        complain(f"{file}: {error}", code=MISUSE)
+
+
+def _import_records(
+    client: Client, environment: str, file: Path, options: Options, id_prefix: str | None
+) -> dict[str, Any]:
+    with Progress(console=err, transient=True) as progress, file.open("rb") as raw:
+        task = progress.add_task("importing", total=file.stat().st_size)
+        reading = _reading(client, environment, options, id_prefix)
+        lines = reading.lines(file, raw, lambda read: progress.update(task, completed=read))
+        counts = client.import_lines(environment, blocks(lines))
+    errors = sorted([*counts["errors"], *reading.errors], key=lambda bad: bad["line"])[:REPORTED_RECORDS]
+    return {**counts, "rejected": counts["rejected"] + reading.rejected, "errors": errors}
+
+
+def _import_data_set(
+    client: Client, environment: str, file: Path, form: Format, *, user: str | None, user_column: str
+) -> dict[str, Any]:
+    """Ids are of what is said, so that a data set that comes again counts nothing twice."""
+    has_contexts = client.environment(environment)["definition"].get("context_dim") is not None
+    read = preferences_in(file, form, user=user, user_column=user_column, contexts=has_contexts)
+    try:
+        with Progress(console=err, transient=True) as progress:
+            task = progress.add_task("importing", total=None)
+            found = client.import_preferences(
+                environment, read, progress=lambda done: progress.update(task, completed=done)
+            )
+    except UnreadableError as error:
+        complain(str(error), code=MISUSE)
+    return {**found}
 
 
 def _reading(client: Client, environment: str, options: Options, id_prefix: str | None) -> Reading:
     """How to understand a file, from what the environment is."""
     try:
-        answer = client.environment(environment)
+        definition = client.environment(environment)["definition"]
     except ApiError as error:
         if error.status != FORBIDDEN:
             raise
         # A key that may only feed: whoever calls knows what strings are.
         text = options is Options.TEXT
         return Reading(options="text" if text else "item", with_context=text, id_prefix=id_prefix)
-    definition = answer.get("definition", answer)
     text = definition.get("encoder") is not None if options is Options.AUTO else options is Options.TEXT
     return Reading(
         options="text" if text else "item", with_context=definition.get("context_dim") is not None, id_prefix=id_prefix
     )
 
 
+def _as_id(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._~:@-]", "-", name)[:64]
+
+
 def export(
-    environment: Annotated[str, typer.Argument(help="Name of the environment.")],
+    *,
+    environment: EnvironmentName,
     user: Annotated[str, typer.Argument(help="Whose data.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Write the user's adapter into this folder instead, as PEFT reads it.")
+    ] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Print everything that is stored of one user."""
+    """Print everything that is stored of one user, a preference a line; or take their adapter away."""
     with connected(url, key) as client:
-        typer.echo(client.export_user(environment, user))
+        if adapter is None:
+            typer.echo(client.export_user(environment, user))
+            return
+        with zipfile.ZipFile(io.BytesIO(client.adapter(environment, user))) as archive:
+            archive.extractall(adapter)
+            names = archive.namelist()
+    if as_json:
+        print_json({"folder": str(adapter), "files": names})
+    else:
+        typer.echo(f"{adapter}: {', '.join(names)}")
 
 
 def retrain(
     *,
-    environment: Annotated[str, typer.Argument(help="Name of the environment.")],
+    environment: EnvironmentName,
     url: Url = DEFAULT_URL,
     key: Key = None,
     wait: Annotated[bool, typer.Option(help="Wait for the refit to end, with progress.")] = True,
@@ -118,18 +247,35 @@ def retrain(
 ) -> None:
     """Ask for a refit; a second call while one waits joins it."""
     with connected(url, key) as client:
-        refit = client.retrain(environment)
+        refit: Any = client.retrain(environment)
         if wait:
-            with Progress(console=err, transient=True) as progress:
-                task = progress.add_task("refit", total=1.0)
-                refit = client.wait_for_refit(
-                    refit["id"],
-                    timeout_seconds=24 * 3600,
-                    progress=lambda now: progress.update(task, completed=now["progress"], description=now["phase"]),
-                )
+            refit = _followed(client, refit)
     if as_json:
         print_json(refit)
     else:
-        typer.echo(f"refit {refit['id']}: {refit['state']}" + (f" ({refit['error']})" if refit.get("error") else ""))
+        typer.echo(_told(refit))
     if refit["state"] in {"failed", "cancelled"}:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)
+
+
+def _create(client: Client, environment: str, *, contexts: bool) -> None:
+    if environment in {one["name"] for one in client.environments()["environments"]}:
+        return
+    definition: dict[str, Any] = {"kind": "catalog", "encoder": "builtin"}
+    if contexts:
+        definition["context_dim"] = client.put_environment(environment, definition)["definition"]["item_dim"]
+    client.put_environment(environment, definition)
+
+
+def _followed(client: Client, refit: Any) -> Any:
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("refit", total=1.0)
+        return client.wait_for_refit(
+            refit["id"],
+            timeout_seconds=24 * 3600,
+            progress=lambda now: progress.update(task, completed=now["progress"], description=now["phase"]),
+        )
+
+
+def _told(refit: Any) -> str:
+    return f"refit {refit['id']}: {refit['state']}" + (f" ({refit['error']})" if refit.get("error") else "")

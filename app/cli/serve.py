@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from app.cli.database import database_url
-from app.cli.output import complain
+from app.cli.output import complain, print_json
 from app.settings import Settings
 
 DRAIN_SECONDS = 30
@@ -75,13 +75,16 @@ def worker() -> None:
         asyncio.run(run_worker(url, settings))
 
 
-def migrate() -> None:
+def migrate(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Bring the database's schema up to this version of the program."""
     from app.store import migrate as migrate_database
 
     with database_url(Settings()) as url:
         migrate_database(url)
-    typer.echo("the schema is up to date")
+    if as_json:
+        print_json({"schema": "up to date"})
+    else:
+        typer.echo("the schema is up to date")
 
 
 def pool_size(settings: Settings, server_connections: int) -> int:

@@ -18,6 +18,7 @@ from app.store.environments import (
 )
 from app.store.events import EVENT_LIFETIME, find_event, note_event, record_event
 from app.store.importing import Imported, import_preferences
+from app.store.health import EnvironmentAge, Installation, installation
 from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
 from app.store.keys import authenticate, create_key, list_keys, revoke_key
 from app.store.loading import load_preferences, user_comparisons
@@ -68,9 +69,11 @@ __all__ = [
     "Current",
     "Database",
     "EmbeddedPostgres",
+    "EnvironmentAge",
     "EnvironmentState",
     "EnvironmentSummary",
     "Imported",
+    "Installation",
     "NewModel",
     "Notice",
     "Notices",
@@ -104,6 +107,7 @@ __all__ = [
     "get_model",
     "get_refit",
     "import_preferences",
+    "installation",
     "item_features",
     "list_environments",
     "list_items",

@@ -176,5 +176,5 @@ def test_what_is_refused_is_a_sentence(service: str, tmp_path: Path, arguments: 
 
 def test_a_service_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     refused = run_command(tmp_path, "retrain", "anything", "--url", "http://127.0.0.1:1")
-    assert refused.returncode == 1
+    assert refused.returncode == 3
     assert refused.stderr.startswith("error: no answer from http://127.0.0.1:1")

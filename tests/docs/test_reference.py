@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from app.api.problems import PROBLEMS
 from app.cli import app as command_line
+from app.cli.output import EXIT_CODES
 from app.observability import HttpMetrics
 from app.settings import Settings
 
@@ -61,7 +62,8 @@ def _settings() -> list[str]:
 
 
 def _commands() -> list[str]:
-    lines = ["## Commands", ""]
+    lines = ["## Commands", "", "Tab completion: `psharelora --install-completion`. Every command ends with:", ""]
+    lines += [f"- {code}: {meaning}" for code, meaning in EXIT_CODES.items()] + [""]
     for name, command in _leaves(typer.main.get_command(command_line), "psharelora"):
         assert command.help, f"the command {name} is not described"
         lines += [f"### `{name}`", "", _unwrapped(command.help), ""]
