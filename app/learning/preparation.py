@@ -4,11 +4,12 @@ import numpy as np
 
 from app.learning.comparisons import Comparisons
 from app.learning.fitting import fit
+from app.learning.influence import influences
 from app.learning.model import fold_in_users
 
 
 def prepare() -> None:
-    """Compile what a fit and a fold-in need, or load it compiled: seconds once an installation, then a fraction of one.
+    """Compile what a fit, a fold-in and an explanation need, or load it compiled: seconds once an installation, then a fraction of one.
 
     The compiled loops lie beside the module, or in NUMBA_CACHE_DIR.
     """
@@ -21,3 +22,4 @@ def prepare() -> None:
     for comparisons in (plain, placed):
         model = fit(comparisons, rank=1, max_passes=2, calibrate=False)
         fold_in_users(model, comparisons)
+        influences(model, comparisons.of_users([0]))

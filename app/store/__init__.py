@@ -17,8 +17,8 @@ from app.store.environments import (
     put_environment,
 )
 from app.store.events import EVENT_LIFETIME, find_event, note_event, record_event
-from app.store.importing import Imported, import_preferences
 from app.store.health import EnvironmentAge, Installation, installation
+from app.store.importing import Imported, import_preferences
 from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
 from app.store.keys import authenticate, create_key, list_keys, revoke_key
 from app.store.loading import load_preferences, user_comparisons

@@ -1,15 +1,18 @@
 """`psharelora doctor` on installations that are well, and on some that are not."""
 
 import json
+import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import app as command_line
 from app.cli.doctor import Health, _clock, _models, _worker
 from app.store import EnvironmentAge, Installation
 from tests.support.api import serving
@@ -19,10 +22,22 @@ from tests.support.worker import working
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
-def examined(folder: Path, **settings: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    done = run_command(folder, "doctor", "--json", **settings)
-    assert done.stderr == ""
-    return done.returncode, {check["name"]: check for check in json.loads(done.stdout)}
+Examined = Callable[..., tuple[int, dict[str, dict[str, Any]]]]
+
+
+@pytest.fixture
+def examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Examined:
+    """What the command says in an empty folder with these settings: its exit code, and its checks by name."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("PSHARELORA_") and name != "PSHARELORA_TEST_DIRECTORY":
+            monkeypatch.delenv(name)
+
+    def examine(**settings: str) -> tuple[int, dict[str, dict[str, Any]]]:
+        done = CliRunner().invoke(command_line, ["doctor", "--json"], env=settings)
+        return done.exit_code, {check["name"]: check for check in json.loads(done.stdout)}
+
+    return examine
 
 
 def installation(**changes: Any) -> Installation:
@@ -42,11 +57,12 @@ def service(database_url: str) -> Iterator[str]:
         yield url
 
 
-def test_a_good_installation_is_good(service: str, database_url: str, tmp_path: Path) -> None:
+def test_a_good_installation_is_good(service: str, database_url: str, tmp_path: Path, examined: Examined) -> None:
     settings = {"PSHARELORA_DATABASE_URL": database_url, "PSHARELORA_PORT": service.rpartition(":")[2]}
     made = run_command(tmp_path, "keys", "create", "me", "--scope", "admin", "--save", **settings)
     assert made.returncode == 0, made.stderr
-    status, checks = examined(tmp_path, **settings)
+    looked = run_command(tmp_path, "doctor", "--json", **settings)
+    status, checks = looked.returncode, {check["name"]: check for check in json.loads(looked.stdout)}
     wrong = {name: check for name, check in checks.items() if check["health"] == "wrong"}
     assert (status, wrong) == (0, {})
     for name in ("python", "packages", "data directory", "database", "schema", "clock", "worker", "port", "key"):
@@ -58,8 +74,8 @@ def test_a_good_installation_is_good(service: str, database_url: str, tmp_path: 
     assert listed.returncode == 0, listed.stderr
 
 
-def test_what_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
-    status, checks = examined(tmp_path, PSHARELORA_PORT=str(free_port()))
+def test_what_is_missing_is_named_with_what_to_do(examined: Examined) -> None:
+    status, checks = examined(PSHARELORA_PORT=str(free_port()))
     assert status == 0
     warnings = {name: check["mend"] for name, check in checks.items() if check["health"] == "warning"}
     assert warnings == {
@@ -67,11 +83,11 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
         "port": "psharelora serve",
         "key": "psharelora keys create me --scope admin --save",
     }
-    table = run_command(tmp_path, "doctor", PSHARELORA_PORT=str(free_port()))
+    table = CliRunner().invoke(command_line, ["doctor"], env={"PSHARELORA_PORT": str(free_port())})
     assert "0 wrong, 3 to look at" in table.stdout
 
 
-def test_a_database_that_is_away_and_a_port_that_is_taken_are_wrong(tmp_path: Path) -> None:
+def test_a_database_that_is_away_and_a_port_that_is_taken_are_wrong(tmp_path: Path, examined: Examined) -> None:
     (tmp_path / ".psharelora").mkdir()
     (tmp_path / ".psharelora" / "client.key").write_text("secret")
     (tmp_path / ".psharelora" / "client.key").chmod(0o644)
@@ -79,24 +95,23 @@ def test_a_database_that_is_away_and_a_port_that_is_taken_are_wrong(tmp_path: Pa
         other.bind(("127.0.0.1", 0))
         other.listen()
         status, checks = examined(
-            tmp_path,
             PSHARELORA_PORT=str(other.getsockname()[1]),
-            PSHARELORA_DATABASE_URL="postgresql://nobody:word@127.0.0.1:1/none",
+            PSHARELORA_DATABASE_URL="postgresql://nobody:s3cret@127.0.0.1:1/none",
         )
     assert status == 1
     assert checks["database"]["health"] == "wrong"
-    assert "word" not in json.dumps(checks["database"])
+    assert "s3cret" not in json.dumps(checks["database"])
     assert checks["port"]["health"] == "wrong"
     assert checks["key"]["mend"].startswith("chmod 600 ")
 
 
-def test_a_database_that_was_never_migrated_is_wrong(server_url: str, tmp_path: Path) -> None:
-    _, checks = examined(tmp_path, PSHARELORA_DATABASE_URL=server_url, PSHARELORA_PORT=str(free_port()))
+def test_a_database_that_was_never_migrated_is_wrong(server_url: str, examined: Examined) -> None:
+    _, checks = examined(PSHARELORA_DATABASE_URL=server_url, PSHARELORA_PORT=str(free_port()))
     assert (checks["schema"]["health"], checks["schema"]["mend"]) == ("wrong", "psharelora migrate")
 
 
-def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
-    status, checks = examined(tmp_path, PSHARELORA_PORT="eighty")
+def test_a_setting_that_is_wrong_is_named(examined: Examined) -> None:
+    status, checks = examined(PSHARELORA_PORT="eighty")
     assert status == 1
     assert checks["PSHARELORA_PORT"]["health"] == "wrong"
 
