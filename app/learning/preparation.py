@@ -9,9 +9,10 @@ from app.learning.model import fold_in_users
 
 
 def prepare() -> None:
-    """Compile what a fit, a fold-in and an explanation need, or load it compiled: seconds once an installation, then a fraction of one.
+    """Compile what a fit, a fold-in and an explanation need, or load it compiled.
 
-    The compiled loops lie beside the module, or in NUMBA_CACHE_DIR.
+    It takes seconds once an installation, then a fraction of one. The compiled loops lie beside the module, or in
+    NUMBA_CACHE_DIR.
     """
     rng = np.random.default_rng(0)
     first = rng.integers(6, size=40)
