@@ -86,7 +86,8 @@ def import_preferences(
     *,
     environment: EnvironmentName,
     file: Annotated[
-        Path, typer.Argument(help="NDJSON, CSV (.csv) or Parquet (.parquet); with --format also .json; .gz is unpacked.")
+        Path,
+        typer.Argument(help="NDJSON, CSV (.csv) or Parquet (.parquet); with --format also .json; .gz is unpacked."),
     ],
     form: Annotated[
         Format | None,
@@ -124,7 +125,7 @@ def import_preferences(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import preferences from a file; what carries an id, or comes from another tool, counts once however often it comes.
+    """Import preferences from a file; what carries an id, or is another tool's data set, counts once if it comes again.
 
     From your own comparisons to the first personalised answer: psharelora import replies pairs.csv --create, with
     columns user, chosen, rejected, and then psharelora rank replies ada "First answer." "Second answer."
