@@ -86,7 +86,8 @@ async def test_the_policy_is_worth_what_it_says(
     assert answer.lower <= answer.nominal <= answer.greedy_nominal
     assert answer.greedy_lower <= answer.upper + 1e-9
     assert answer.converged
-    assert answer.gap <= 1e-4 * max(answer.upper, answer.nominal) + 1e-9
+    # Where nothing is certain to be better than the reference, the gap is measured by what greed would promise.
+    assert answer.gap <= 1e-4 * max(answer.upper, 0.01 * answer.greedy_nominal)
     assert answer.beta > 0
 
 
