@@ -105,7 +105,7 @@ def server(variant: str, database: str, port: int) -> Iterator[httpx.Client]:
 
 
 def wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         assert child.poll() is None, "the server ended by itself"
         try:
