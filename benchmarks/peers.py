@@ -42,12 +42,12 @@ from tests.support.preference_worlds import draw_choices, draw_world
 
 Real = NDArray[np.float64]
 
-RIDGES = (1.0, 3.0, 10.0)
+RIDGES = (3.0, 10.0, 30.0)
 RATES = (0.02, 0.1)
 STEPS = 1000
 """Most steps of a rival."""
-PATIENCE = 10
-"""Looks at the held-out loss without a new best after which a rival is stopped."""
+PATIENCE = 40
+"""Looks at the held-out loss without a new best after which a rival is stopped: it rises at first, and falls later."""
 LOOK_EVERY = 10
 """Steps between looks; the clock stands meanwhile."""
 TUNING_SHARE = 10
