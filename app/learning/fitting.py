@@ -13,14 +13,14 @@ from app.learning.btl import fit_global_with_ridge
 from app.learning.comparisons import Comparisons
 from app.learning.confidence import Calibration, bootstrap, shared_error
 from app.learning.design import NO_ITEMS, Design, design_of
-from app.learning.diagnostics import Diagnostics, RankTrial, log_bracketing, singular_values
+from app.learning.diagnostics import Diagnostics, PersonalGain, RankTrial, log_bracketing, singular_values
 from app.learning.errors import InvalidComparisonsError
 from app.learning.features import FeatureMap, feature_map_of
 from app.learning.items import NO_IDENTITY
 from app.learning.kernels import one_blas_thread
 from app.learning.metrics import SMALLEST_PROBABILITY
 from app.learning.mle import Start
-from app.learning.model import Model, no_adapters, solve_adapters
+from app.learning.model import Chosen, Model, no_adapters, solve_adapters
 from app.learning.parameters import Ending, Shared, rotated
 from app.learning.reduction import reduced_comparisons, reduced_features, reduced_model, restored_model, row_space
 from app.learning.selection import (
@@ -58,6 +58,8 @@ GLOBAL_TOLERANCE = 1e-7
 """Of the global fit that predicts for users nobody has heard of."""
 TRIAL_COMPARISONS = 200_000
 """Comparisons, of evenly spaced users, that trials, calibration and diagnostics are content with."""
+KEPT_GROWTH = 1.1
+"""Factor of the number of comparisons up to which a warm start's rank, dependence and calibration are kept."""
 SAME_SCALE = 1.5
 """A warm start's feature map is kept while no feature's spread changed by more than this factor."""
 
@@ -139,7 +141,8 @@ def fit(
     rng
         For the held-out split, random starts and the bootstrap; a fixed one by default, so that fits repeat.
     warm_start
-        The previous model: its feature map and gauge are kept where they still fit, so that versions compare.
+        The previous model: its feature map and gauge are kept where they still fit, so that versions compare; and its
+        rank, dependence and calibration while the number of comparisons has changed by less than a tenth.
     tolerance
         Relative gain of the objective below which a pass is the last.
     half_life_seconds
@@ -219,7 +222,7 @@ def _fit(
     tolerance: float,
     calibrate: bool,
 ) -> Model:
-    choice = _choose(job, rank, dependence)
+    choice = (_kept(job, rank) if dependence == "auto" else None) or _choose(job, rank, dependence)
     design = job.design(job.comparisons, choice.dependence)
 
     def report(passes: int, objective: float) -> None:
@@ -229,7 +232,14 @@ def _fit(
     sample = design.thinned(-(-design.n // TRIAL_COMPARISONS))
     shared = _in_gauge(job, sample, shared)
     model = replace(_assemble(job, design, shared, ending, choice), everybody=_everybody(job, design, shared, choice))
-    if calibrate:
+    warm = job.warm_start
+    if warm and choice.kept:
+        model = replace(model, chosen=warm.chosen)
+    elif dependence == "auto":
+        model = replace(model, chosen=Chosen(rank, len(job.comparisons), choice.everybody))
+    if calibrate and warm and choice.kept and warm.calibration != Calibration():
+        model = replace(model, calibration=warm.calibration)
+    elif calibrate:
         model = replace(model, calibration=_calibration(job, design, model, tolerance))
     model = replace(model, diagnostics=_diagnostics(job, design, sample, model, choice))
     job.progress(FitProgress("done", 1.0, ending.passes, ending.objective))
@@ -243,8 +253,8 @@ def _everybody(job: _Job, design: Design, shared: Shared, choice: Choice) -> Sha
     """
     if choice.rank == 0:
         return None
-    if choice.alone is not None and choice.alone.dependence != choice.dependence:
-        design = job.design(job.comparisons, choice.alone.dependence)
+    if choice.everybody != choice.dependence:
+        design = job.design(job.comparisons, choice.everybody)
     if not design.n_items:
         Theta_0, ridge = fit_global_with_ridge(design, tolerance=GLOBAL_TOLERANCE, start=(shared.Theta_0, shared.ridge))
         return Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
@@ -265,10 +275,30 @@ def _features(comparisons: Comparisons, warm_start: Model | None) -> FeatureMap:
     return new if grown or ratio.max() > SAME_SCALE else old
 
 
+def _personal_gain(job: _Job, choice: Choice) -> PersonalGain | None:
+    """Where the choice was kept, what was found when it was made."""
+    warm = job.warm_start
+    return warm.diagnostics.personal_gain if choice.kept and warm and warm.diagnostics else personal_gain(choice)
+
+
+def _kept(job: _Job, rank: int | Literal["auto"]) -> Choice | None:
+    """What was chosen for the warm start, while about as many comparisons speak for it: choosing takes long."""
+    warm, n = job.warm_start, len(job.comparisons)
+    if warm is None or warm.chosen is None or warm.features is not job.features:
+        return None
+    if (warm.estimator, warm.half_life_seconds) != (job.estimator, job.half_life_seconds):
+        return None
+    then = warm.chosen.comparisons
+    if warm.chosen.rank != rank or not then / KEPT_GROWTH <= n <= then * KEPT_GROWTH:
+        return None
+    reason = f"kept from the previous model: rank and dependence were chosen on {then} comparisons, now there are {n}"
+    return Choice(warm.rank, warm.dependence, (), reason, everybody=warm.chosen.everybody, kept=True)
+
+
 def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal["auto"]) -> Choice:
     if rank != "auto" and dependence != "auto":
         dimensions = job.features.d1 + len(job.item_ids(job.comparisons))
-        return Choice(min(rank, dimensions), dependence, (), "rank and dependence were given")
+        return Choice(min(rank, dimensions), dependence, (), "rank and dependence were given", everybody=dependence)
     c = job.comparisons.thinned(TRIAL_COMPARISONS)
     n_active = len(np.unique(c.user))
     if n_active < 2:
@@ -285,7 +315,8 @@ def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal[
         few = "there are too few comparisons to hold any out"
         return Choice(0 if rank == "auto" else rank, 0.0, (), few)
     begin = (4, 0.0) if job.warm_start is None else (job.warm_start.rank or 4, job.warm_start.dependence)
-    trials = _Trials(job, c, splits, expected=len(ranks) + 3)
+    # From scratch: the warm start has learnt from what is held out here.
+    trials = _Trials(replace(job, warm_start=None), c, splits, expected=len(ranks) + 3)
     return choose(
         trials.run,
         ranks=ranks,
@@ -510,5 +541,5 @@ def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice
         else None,
         trials=tuple(RankTrial(t.rank, t.dependence, t.log_loss) for t in choice.trials),
         rank_reason=choice.reason,
-        personal_gain=personal_gain(choice),
+        personal_gain=_personal_gain(job, choice),
     )

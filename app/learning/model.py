@@ -5,6 +5,7 @@ Rewards are log-odds: an option worth 1 is chosen 73% of the time against one wo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,17 @@ class ReferenceItem:
     """(k,) the mean of their loadings."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What rank, dependence and calibration rest on, so that a refit after little new feedback can keep them."""
+
+    rank: int | Literal["auto"]
+    """As it was asked for."""
+    comparisons: int
+    everybody: float
+    """The dependence of the model for everybody."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """Theta_i = Theta_0 + B W_i in the model's own features."""
@@ -61,6 +73,8 @@ class Model:
     """None in a model read back: the store keeps them beside the arrays."""
     everybody: Shared | None = None
     """The rank 0 fit, which predicts for users nobody has heard of; none where this model is it."""
+    chosen: Chosen | None = None
+    """None in a model that was stored before this was."""
 
     @property
     def Theta_0(self) -> Real:
@@ -281,6 +295,7 @@ class Model:
             "item_ids": s.items.ids,
             **{f"item_{name}": np.asarray(getattr(s.items, name)) for name in ITEM_ARRAYS},
             **_everybody_arrays(self.everybody),
+            **_chosen_arrays(self.chosen),
             "shared_error": self.shared_error,
             "dependence": np.array(self.dependence),
             "scalars": np.array(
@@ -326,6 +341,7 @@ class Model:
             ending=Ending(bool(converged), passes, reason, objective),
             diagnostics=None,
             everybody=_everybody_from(arrays, items),
+            chosen=_chosen_from(arrays),
         )
 
 
@@ -334,6 +350,20 @@ def _through(states: Real | None, table: Real, actions: Real | None) -> Real:
     rows = table if states is None else np.tensordot(states, table, axes=1)
     both = rows if actions is None else np.einsum("sbr,ab->sar", rows, actions)
     return np.ascontiguousarray(both.reshape(-1, table.shape[2]))
+
+
+def _chosen_arrays(chosen: Chosen | None) -> dict[str, NDArray[np.generic]]:
+    if chosen is None:
+        return {}
+    asked = -1 if chosen.rank == "auto" else chosen.rank
+    return {"chosen": np.array([asked, chosen.comparisons, chosen.everybody], dtype=np.float64)}
+
+
+def _chosen_from(arrays: Mapping[str, NDArray[np.generic]]) -> Chosen | None:
+    if "chosen" not in arrays:
+        return None
+    asked, count, everybody = (float(v) for v in np.asarray(arrays["chosen"], dtype=np.float64))
+    return Chosen("auto" if asked < 0 else int(asked), int(count), everybody)
 
 
 def _everybody_arrays(everybody: Shared | None) -> dict[str, NDArray[np.generic]]:

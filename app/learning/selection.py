@@ -86,6 +86,10 @@ class Choice:
     """The best model for everybody, where one was tried."""
     personal: Trial | None = None
     """The best personal model, served or not."""
+    everybody: float = 0.0
+    """The dependence of the model for everybody."""
+    kept: bool = False
+    """From the previous model, without trials."""
 
 
 def split_comparisons(comparisons: Comparisons, rng: np.random.Generator, *, most: int = MOST_SPLITS) -> list[Split]:
@@ -158,7 +162,7 @@ def choose(
     # By itself: what is gained by believing comparisons less must not count as personal.
     alone = trial(0, _best_dependence(dependences, nearest, lambda d: trial(0, d).log_loss))
     if not any(ranks):
-        return Choice(0, alone.dependence, tuple(tried.values()), "rank 0 was asked for", alone)
+        return Choice(0, alone.dependence, tuple(tried.values()), "rank 0 was asked for", alone, None, alone.dependence)
     rank = min((r for r in ranks if r > 0), key=lambda r: abs(r - start[0]))
     dependence = _best_dependence(dependences, nearest, lambda d: trial(rank, d).log_loss)
     for higher in ranks[ranks.index(rank) + 1 :]:
@@ -176,7 +180,7 @@ def choose(
     worse = not (sure or (_worth(alone, personal) and differ()))
     best = alone if worse else personal
     reason = _explain(alone, personal, given=given, worse=worse)
-    return Choice(best.rank, best.dependence, tuple(tried.values()), reason, alone, personal)
+    return Choice(best.rank, best.dependence, tuple(tried.values()), reason, alone, personal, alone.dependence)
 
 
 def _explain(alone: Trial, personal: Trial, *, given: bool, worse: bool) -> str:

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -39,6 +40,7 @@ class Current:
     model: Model | None
     """None where nothing is published, or where it cannot be read back."""
     twin: Model | None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,14 +88,15 @@ async def _load(db: Database, name: str) -> Loaded:
 
 async def _load_current(db: Database, name: str) -> Current:
     """A model that cannot be read back is no reason to go on serving it."""
-    published = [one.version for one in await list_models(db, name) if one.status is ModelStatus.PUBLISHED]
+    published = [one for one in await list_models(db, name) if one.status is ModelStatus.PUBLISHED]
     if not published:
         return Current(None, None, None)
+    version, told = published[0].version, published[0].diagnostics
     try:
-        arrays = (await load_model(db, name, published[0])).arrays
-        return Current(published[0], Model.from_arrays(arrays), twin_from_arrays(arrays))
+        arrays = (await load_model(db, name, version)).arrays
+        return Current(version, Model.from_arrays(arrays), twin_from_arrays(arrays), told)
     except (CorruptModelError, KeyError, ValueError):
-        return Current(published[0], None, None)
+        return Current(version, None, None)
 
 
 def _evaluate(loaded: Loaded, seed: int, progress: Progress) -> Evaluation:
@@ -119,7 +122,7 @@ def _fit(loaded: Loaded, evaluation: Evaluation, seed: int, progress: Progress) 
         n_preferences=len(table),
         arrays={**model.to_arrays(), **reference_to_arrays(reference), **twin_to_arrays(evaluation.twin)},
         adapters=_adapters(model, table),
-        diagnostics=_diagnostics(model),
+        diagnostics=_diagnostics(model, loaded.current),
         metrics=evaluation.metrics,
     )
 
@@ -132,8 +135,11 @@ def _adapters(model: Model, table: PreferenceTable) -> dict[str, StoredAdapter]:
     }
 
 
-def _diagnostics(model: Model) -> dict[str, Any]:
+def _diagnostics(model: Model, current: Current) -> dict[str, Any]:
+    """With who gained when rank and dependence were chosen, if that was for the current model."""
     named = {} if model.diagnostics is None else model.diagnostics.as_dict()
+    if current.model is not None and model.chosen == current.model.chosen and named.get("personal_gain") is None:
+        named["personal_gain"] = current.diagnostics.get("personal_gain")
     return {**named, "converged": model.converged, "passes": model.passes, "ending": model.reason}
 
 

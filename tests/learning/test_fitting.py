@@ -228,6 +228,26 @@ def test_a_warm_start_keeps_the_gauge_and_saves_passes() -> None:
     assert principal_angle_distance(after.raw_subspace(), fresh.raw_subspace()) < 0.02
 
 
+def test_little_new_feedback_keeps_what_was_chosen_and_much_chooses_anew() -> None:
+    world = catalogue(np.random.default_rng(52), n_users=80, per_user=20)
+    before = fit(world.comparisons.subset(np.arange(1580)), calibrate=False)
+    stored = Model.from_arrays(before.to_arrays())
+    assert stored.chosen == before.chosen
+    after = fit(world.comparisons, warm_start=stored, calibrate=False)
+    assert after.diagnostics is not None
+    assert "kept" in after.diagnostics.rank_reason
+    assert not after.diagnostics.trials
+    assert (after.rank, after.dependence, after.chosen) == (before.rank, before.dependence, before.chosen)
+    fresh = fit(world.comparisons, rank=before.rank, calibrate=False)
+    np.testing.assert_allclose(after.predict(world.comparisons), fresh.predict(world.comparisons), atol=0.02)
+    for other in (
+        fit(world.comparisons, rank=1, warm_start=stored, calibrate=False),
+        fit(world.comparisons.subset(np.arange(1200)), warm_start=stored, calibrate=False),
+    ):
+        assert other.diagnostics is not None
+        assert other.diagnostics.trials
+
+
 def test_the_gauge_is_canonical(model: Model) -> None:
     np.testing.assert_allclose(model.B.T @ model.B, np.eye(2), atol=1e-10)
     a = model.adapters
