@@ -42,7 +42,7 @@ from tests.support.preference_worlds import draw_choices, draw_world
 
 Real = NDArray[np.float64]
 
-RIDGES = (3.0, 10.0, 30.0)
+RIDGES = (10.0, 30.0, 100.0, 300.0)
 RATES = (0.02, 0.1)
 STEPS = 1000
 """Most steps of a rival."""
