@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.evaluation import Simulation, draw_simulation, simulate
-from app.evaluation.simulation import _exponent, ladder_points
+from app.evaluation.simulation import Point, _exponent, _mean_of, ladder_points, learn_back
 from app.evaluation.truth import draw_catalogue, draw_mdp
 
 
@@ -78,12 +78,21 @@ def test_all_points_together_have_a_slope_in_the_product(simulation: Simulation)
     assert -1.2 < together.fitted < -0.15
 
 
+def tiny_point(seed: int) -> Point:
+    rng = np.random.default_rng(seed)
+    catalogue = draw_catalogue(rng, n_users=16, per_user=8, dim=4, rank=1)
+    return learn_back(catalogue, draw_mdp(rng, n_users=16, per_user=8, rank=1), 1, seed=seed)
+
+
 def test_several_truths_are_averaged() -> None:
-    both = simulate(users=24, comparisons=16, dim=4, rank=1, seed=2, draws=2)
-    one = simulate(users=24, comparisons=16, dim=4, rank=1, seed=2)
-    assert both.points[0].mdp.planned_users == 2 * one.points[0].mdp.planned_users
-    assert both.points[0].catalogue["p_share_lora"] != one.points[0].catalogue["p_share_lora"]
-    assert 0 <= both.points[0].mdp.coverage <= 1
+    one, other = tiny_point(1), tiny_point(2)
+    both = _mean_of([one, other])
+    for method, result in both.catalogue.items():
+        errors = one.catalogue[method].reward_error, other.catalogue[method].reward_error
+        assert result.reward_error == pytest.approx(np.mean(errors))
+    assert both.catalogue["lora_global"].principal_angle_distance is None
+    assert both.mdp.coverage == pytest.approx((one.mdp.coverage + other.mdp.coverage) / 2)
+    assert both.mdp.planned_users == one.mdp.planned_users + other.mdp.planned_users
 
 
 def test_the_picture_is_drawn(simulation: Simulation, tmp_path: Path) -> None:
@@ -93,11 +102,10 @@ def test_the_picture_is_drawn(simulation: Simulation, tmp_path: Path) -> None:
     assert drawn.count('<g id="axes_') == 4
 
 
-def test_the_simulation_is_the_same_for_the_same_seed() -> None:
-    first, second = (simulate(users=24, comparisons=16, dim=4, rank=1, seed=2) for _ in range(2))
-    for one, other in zip(first.points, second.points, strict=True):
-        assert one.catalogue == other.catalogue
-        assert one.mdp == other.mdp
+def test_the_same_truth_is_learnt_back_the_same() -> None:
+    first, second = tiny_point(3), tiny_point(3)
+    assert first.catalogue == second.catalogue
+    assert first.mdp == second.mdp
 
 
 def test_the_rivals_have_slopes_too(simulation: Simulation) -> None:
