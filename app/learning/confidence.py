@@ -144,6 +144,8 @@ class Calibration:
     """Factor on the radius of ellipsoids, beside that of the standard errors."""
     spread: float = 1.0
     """The simulated users' prior variances over the fit's: how much of the spread the fit does not see."""
+    covered: float | None = None
+    """Share of the simulated users' rewards inside 95% intervals before the factor; None when not simulated anew."""
 
 
 def bootstrap(
@@ -188,13 +190,14 @@ def bootstrap(
             ratios.append(np.abs(missed) / _errors_of(design, found, adapters, error, rows, users))
             distances.append(_distances(shared, W, found, adapters, error, np.unique(users)[:CALIBRATION_USERS]))
         spread.learn(found.T)
-    reach = float(np.quantile(np.concatenate(ratios), CALIBRATION_LEVEL)) / norm.ppf(0.5 + 0.5 * CALIBRATION_LEVEL)
+    missed_by, nominal = np.concatenate(ratios), norm.ppf(0.5 + 0.5 * CALIBRATION_LEVEL)
+    reach, covered = float(np.quantile(missed_by, CALIBRATION_LEVEL)) / nominal, float((missed_by <= nominal).mean())
     inflation = float(np.clip(reach, *INFLATION_BOUNDS))
     if not shared.k:
-        return Calibration(inflation)
+        return Calibration(inflation, covered=covered)
     radius = np.sqrt(np.quantile(np.concatenate(distances), CALIBRATION_LEVEL)) / inflation
     joint = float(radius / np.sqrt(chi2.ppf(CALIBRATION_LEVEL, len(shared.T))))
-    return Calibration(inflation, float(np.clip(joint, *JOINT_BOUNDS)), spread.factor)
+    return Calibration(inflation, float(np.clip(joint, *JOINT_BOUNDS)), spread.factor, covered)
 
 
 class _Spread:

@@ -81,6 +81,8 @@ class Diagnostics:
     """How much of what the model leaves unexplained recurs with an option, 0 to 1; chosen on held-out comparisons."""
     inflation: float
     """Factor on all standard errors, from the parametric bootstrap; 1 when not calibrated."""
+    coverage: float | None = None
+    """Share of simulated users' rewards inside their 95% intervals before the inflation, which makes it 95%."""
     joint_inflation: float = 1.0
     """Factor on the radius of confidence ellipsoids, likewise."""
     hidden_spread: float = 1.0

@@ -533,6 +533,7 @@ def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice
         effective_weight=model.effective_weight,
         dependence=model.dependence,
         inflation=model.inflation,
+        coverage=model.calibration.covered,
         joint_inflation=model.calibration.joint,
         hidden_spread=model.calibration.spread,
         permutation_rank=rank_by_permutation(sample, sample.scores(Theta_0), job.rng) if N > 1 else None,

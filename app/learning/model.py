@@ -301,7 +301,9 @@ class Model:
             "scalars": np.array(
                 [self.effective_weight, self.half_life_seconds or np.inf, self.inflation, self.ending.objective]
             ),
-            "calibration": np.array([self.calibration.joint, self.calibration.spread]),
+            "calibration": np.array(
+                [self.calibration.joint, self.calibration.spread, _or_nan(self.calibration.covered)]
+            ),
             "ending": np.array([int(self.ending.converged), self.ending.passes], dtype=np.int64),
             "words": np.array([self.estimator, self.ending.reason]),
         }
@@ -319,7 +321,8 @@ class Model:
         weight, half_life, inflation, objective = (float(v) for v in number("scalars"))
         converged, passes = (int(v) for v in np.asarray(arrays["ending"], dtype=np.int64))
         estimator, reason = (str(v) for v in arrays["words"])
-        joint, spread = (float(v) for v in np.asarray(arrays.get("calibration", (1.0, 1.0)), dtype=np.float64))
+        joint, spread, *rest = (float(v) for v in np.asarray(arrays.get("calibration", (1.0, 1.0)), dtype=np.float64))
+        covered = rest[0] if rest and np.isfinite(rest[0]) else None
         items = _items_from(arrays)
         shared = Shared(number("theta_0"), number("subspace"), number("adapter_covariance"), number("ridge"), items)
         return cls(
@@ -337,7 +340,7 @@ class Model:
             effective_weight=weight,
             dependence=float(np.asarray(arrays.get("dependence", 0.0), dtype=np.float64)),
             half_life_seconds=None if np.isinf(half_life) else half_life,
-            calibration=Calibration(inflation, joint, spread),
+            calibration=Calibration(inflation, joint, spread, covered),
             ending=Ending(bool(converged), passes, reason, objective),
             diagnostics=None,
             everybody=_everybody_from(arrays, items),
@@ -457,6 +460,10 @@ def expected_curvature(mean: Real, variance: Real) -> Real:
     """E[sigmoid'(eta)] for eta ~ N(mean, variance), likewise: the derivative of `expected_probability` by the mean."""
     scale = 1.0 / np.sqrt(1.0 + np.pi * variance / 8.0)
     return scale * curvature(scale * mean)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def no_adapters(shared: Shared) -> Adapters:

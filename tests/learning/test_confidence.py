@@ -27,7 +27,7 @@ def test_intervals_and_ellipsoids_cover(n_users: int, per_user: int, dim: int) -
 
 def test_a_stored_model_keeps_its_calibration() -> None:
     world = catalogue(np.random.default_rng(3), n_users=20, per_user=5)
-    model = replace(fit(world.comparisons, rank=1, calibrate=False), calibration=Calibration(1.5, 1.25, 2.0))
+    model = replace(fit(world.comparisons, rank=1, calibrate=False), calibration=Calibration(1.5, 1.25, 2.0, 0.9))
     arrays = model.to_arrays()
     assert Model.from_arrays(arrays).calibration == model.calibration
     del arrays["calibration"]
@@ -38,6 +38,10 @@ def test_nobody_differs_and_errors_are_calibrated_all_the_same() -> None:
     world = catalogue(np.random.default_rng(4), n_users=40, per_user=10, spread=0.0)
     model = fit(world.comparisons, rank=0)
     assert model.calibration.joint == 1.0
+    assert model.calibration.covered is not None
+    assert model.diagnostics is not None
+    assert 0.5 < model.calibration.covered <= 1.0
+    assert model.diagnostics.coverage == model.calibration.covered
     assert 0.5 < model.inflation < 3.0
 
 

@@ -62,7 +62,6 @@ export function modelFacts(model) {
   const d = model.diagnostics;
   const own = model.metrics.new;
   const found = lift(model.metrics);
-  const coverage = d.coverage ?? d.calibration?.coverage;
   return facts(
     fact("Model", `version ${model.version}`, `${age(model.published_at ?? model.created_at)} old`, `${model.reason}`),
     fact("Held-out accuracy", percent(own?.accuracy, 1), "", "Share of held-out comparisons of which the model tells the chosen side."),
@@ -73,7 +72,7 @@ export function modelFacts(model) {
     fact("nu", decimal(d.nu, 4), "log-odds squared", "Strength of the weakest direction kept (Def. 4.1): large when users differ along few shared directions."),
     fact("Tail energy", decimal(d.tail_energy, 4), "log-odds squared", "How users differ beyond the rank, in all: what the model leaves out."),
     fact("Drift", decimal(d.distance_to_previous), "of at most √rank", "Principal angle distance from the version before: 0 is the same subspace."),
-    fact("Standard errors times", decimal(d.inflation, 2), "", "Factor that a bootstrap found missing from the standard errors before it was put in."),
-    typeof coverage !== "number" ? "" : fact("Coverage", percent(coverage, 1), "", "Share of simulated true rewards inside their intervals."),
+    fact("Coverage", percent(d.coverage, 1), "before calibration", "Share of simulated users' true rewards inside their 95% intervals, before the standard errors were multiplied by the next number."),
+    fact("Standard errors times", decimal(d.inflation, 2), "", "What a bootstrap found missing from the standard errors: with it, 95% intervals cover 95% of the simulated rewards."),
   );
 }
