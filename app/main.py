@@ -56,6 +56,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         db = Database(url, pool_size=settings.database_pool_size)
         stack.push_async_callback(db.dispose)
         await require_current_schema(db)
+        log.info("preparing", what="compiled code; the first start of an installation takes up to a minute")
         await anyio.to_thread.run_sync(prepare_learning)
         await anyio.to_thread.run_sync(prepare_planner)
         api_key = _revealed(settings.embeddings_api_key)

@@ -86,7 +86,10 @@ def rank(
         numbers = (one["reward"], one["stderr"], one["lower"], one["upper"])
         table.add_row(str(place), escape(named(one["option"])), *(f"{number:.2f}" for number in numbers))
     out.print(table)
-    out.print(f"model version {found['model_version']}, {found['feedback_seen']} answers of {escape(user)}")
+    known = f"{found['feedback_seen']} answers of {escape(user)}"
+    if not found["feedback_seen"]:
+        known = f"nothing is known of {escape(user)}: this is the population's answer"
+    out.print(f"model version {found['model_version']}; {known}")
 
 
 def explain(

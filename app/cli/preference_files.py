@@ -6,9 +6,11 @@ are left out. Line n of what is sent is record n of the file: a record that cann
 """
 
 import csv
+import difflib
 import gzip
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
@@ -79,6 +81,9 @@ class Reading:
             said["id"] = str(given["id"])
         elif self.id_prefix is not None:
             said["id"] = f"{self.id_prefix}-{number}"
+        else:
+            # Of what is said: a table that is imported again counts nothing twice.
+            said["id"] = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
         return json.dumps(said).encode()
 
     def _option(self, given: Any) -> Any:
@@ -163,8 +168,42 @@ def _first(record: dict[str, Any], *names: str) -> Any:
     for name in names:
         if _there(record, name):
             return record[name]
-    found = ", ".join(str(name) for name in record) or "nothing"
-    raise BadRecordError(f"expected a column {' or '.join(names)}; found {found}.")
+    if any(name in record for name in names):
+        raise BadRecordError(f"{next(name for name in names if name in record)} is empty.")
+    raise BadRecordError(_missing(names, [str(name) for name in record]))
+
+
+def _missing(names: Sequence[str], columns: Sequence[str]) -> str:
+    meant = [close for name in names for close in difflib.get_close_matches(name, columns, n=1)]
+    hint = f" Is it {meant[0]!r}?" if meant else ""
+    return f"expected a column {' or '.join(names)}; found {', '.join(columns) or 'nothing'}.{hint}"
+
+
+def check_columns(file: Path) -> None:
+    """Of a table, before anything is sent or made.
+
+    Raises
+    ------
+    BadRecordError
+        A column that every preference has is not there.
+    """
+    columns = _columns(file)
+    for names in (("user", "user_id"), ("chosen",), ("rejected",)):
+        if columns is not None and not set(names) & set(columns):
+            raise BadRecordError(_missing(names, columns))
+
+
+def _columns(file: Path) -> list[str] | None:
+    """None where a file has no columns, but records of their own."""
+    name = file.name.removesuffix(".gz")
+    if name.endswith(".csv"):
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as raw:
+            return list(csv.DictReader(TextIOWrapper(raw, encoding="utf-8-sig", newline="")).fieldnames or [])
+    if name.endswith(".parquet") and file.suffix != ".gz":
+        from pyarrow.parquet import read_schema
+
+        return list(read_schema(file).names)
+    return None
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, float]:

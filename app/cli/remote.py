@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from rich.progress import Progress
 
 from app.cli.formats import Format, UnreadableError, guessed_format, preferences_in
 from app.cli.output import FAILURE, MISUSE, NOT_READY, UNREACHABLE, complain, err, print_json
-from app.cli.preference_files import REPORTED_RECORDS, Reading, blocks
+from app.cli.preference_files import REPORTED_RECORDS, BadRecordError, Reading, blocks, check_columns
 from app.client import DEFAULT_URL, ApiError, Client, ServerUnreachableError
 from app.settings import LOOPBACK, Settings
 
@@ -29,6 +28,12 @@ class Options(StrEnum):
     ITEM = "item"
     TEXT = "text"
 
+
+HINTS = {
+    "unauthenticated": " Here: set PSHARELORA_KEY or give --key; on the service's own machine, psharelora keys create "
+    "me --scope admin --save makes a key that commands find by themselves.",
+}
+"""What a problem means for somebody at a terminal."""
 
 CLIENT_KEY = "client.key"
 """In the data directory: the key that commands on this machine use."""
@@ -65,9 +70,13 @@ def connected(url: str, key: str | None) -> Iterator[Client]:
         try:
             yield client
         except ApiError as error:
-            complain(str(error), code=NOT_READY if error.code == "model-not-ready" else FAILURE)
+            hint = HINTS.get(error.code, "")
+            complain(f"{error}{hint}", code=NOT_READY if error.code == "model-not-ready" else FAILURE)
         except ServerUnreachableError as error:
-            complain(f"{error}. Is it running? Try psharelora doctor.", code=UNREACHABLE)
+            complain(
+                f"{error}. Is it running there? PSHARELORA_URL or --url says where; try psharelora doctor.",
+                code=UNREACHABLE,
+            )
         except TimeoutError as error:
             complain(str(error))
 
@@ -102,7 +111,9 @@ def import_preferences(
     ] = Options.AUTO,
     id_prefix: Annotated[
         str | None,
-        typer.Option(help="Give records without an id this and their number, so that they can be imported again."),
+        typer.Option(
+            help="Give records without an id this and their number; else a table's rows get ids of what they say."
+        ),
     ] = None,
     user: Annotated[
         str | None, typer.Option(help="Whose preferences these all are, with --format and data that do not say.")
@@ -125,7 +136,7 @@ def import_preferences(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import preferences from a file; what carries an id, or is another tool's data set, counts once if it comes again.
+    """Import preferences from a file; what carries an id, or is a row of a table or data set, counts once.
 
     From your own comparisons to the first personalised answer: psharelora import replies pairs.csv --create, with
     columns user, chosen, rejected, and then psharelora rank replies ada "First answer." "Second answer."
@@ -136,10 +147,11 @@ def import_preferences(
         complain(f"there is no file {file}", code=MISUSE)
     if form is None and file.name.removesuffix(".gz").endswith(".json"):
         form = _guessed(file)
+    if form is None:
+        _check_columns(file)
     with connected(url, key) as client:
         if create:
             _create(client, environment, contexts=contexts)
-            id_prefix = id_prefix or f"{_as_id(file.stem)}-"
         if form is None:
             told = _import_records(client, environment, file, options, id_prefix)
         else:
@@ -155,6 +167,13 @@ def import_preferences(
             typer.echo(_told(refit))
     if told["rejected"] or (refit is not None and refit["state"] != "succeeded"):
         raise typer.Exit(FAILURE)
+
+
+def _check_columns(file: Path) -> None:
+    try:
+        check_columns(file)
+    except (BadRecordError, OSError) as error:
+        complain(f"{file}: {error}", code=MISUSE)
 
 
 def _guessed(file: Path) -> Format:
@@ -198,6 +217,8 @@ def _reading(client: Client, environment: str, options: Options, id_prefix: str 
     try:
         definition = client.environment(environment)["definition"]
     except ApiError as error:
+        if error.code == "not-found":
+            complain(f"{error} With --create it is made, for texts.")
         if error.status != FORBIDDEN:
             raise
         # A key that may only feed: whoever calls knows what strings are.
@@ -207,10 +228,6 @@ def _reading(client: Client, environment: str, options: Options, id_prefix: str 
     return Reading(
         options="text" if text else "item", with_context=definition.get("context_dim") is not None, id_prefix=id_prefix
     )
-
-
-def _as_id(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._~:@-]", "-", name)[:64]
 
 
 def export(

@@ -88,9 +88,8 @@ def test_a_table_of_items_is_imported_and_again(service: str, environment: str, 
     )
     first = told_of(service, environment, tmp_path, "table.csv", "--id-prefix", "table")
     assert (first["accepted"], first["duplicates"], first["rejected"]) == (2, 0, 4)
-    found = "user_id, chosen, rejected, margin, label, split, occurred_at"
     assert [(error["line"], error["detail"]) for error in first["errors"]] == [
-        (3, f"expected a column user or user_id; found {found}."),
+        (3, "user_id is empty."),
         (4, "/rejected: expected another option than the chosen one; found the same."),
         (5, "margin: expected a number; found 'much'."),
         (6, f"There is no item 'nothing' in environment '{environment}'."),
@@ -107,6 +106,35 @@ def test_a_table_of_items_is_imported_and_again(service: str, environment: str, 
     }
     again = told_of(service, environment, tmp_path, "table.csv", "--id-prefix", "table")
     assert (again["accepted"], again["duplicates"]) == (0, 2)
+
+
+def test_a_table_without_ids_counts_once_however_often_it_comes(service: str, environment: str, tmp_path: Path) -> None:
+    (tmp_path / "plain.csv").write_text("user,chosen,rejected\nada,i1,i2\nbob,i2,i1\n")
+    first, again = (told_of(service, environment, tmp_path, "plain.csv") for _ in range(2))
+    assert (first["accepted"], first["duplicates"]) == (2, 0)
+    assert (again["accepted"], again["duplicates"]) == (0, 2)
+
+
+def test_a_misspelt_column_is_told_once_and_nothing_is_made(
+    service: str, environment_name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "misspelt.csv").write_text("user,choosen,rejected\nada,Yes.,No.\n")
+    settings = {"PSHARELORA_URL": service, "PSHARELORA_KEY": ADMIN_KEY}
+    done = run_command(tmp_path, "import", environment_name, "misspelt.csv", "--create", **settings)
+    assert done.returncode == 2
+    assert "expected a column chosen; found user, choosen, rejected. Is it 'choosen'?" in done.stderr
+    with Client(service, key=ADMIN_KEY) as client:
+        assert environment_name not in {one["name"] for one in client.environments()["environments"]}
+
+
+def test_an_unknown_environment_is_answered_with_what_makes_it(
+    service: str, environment_name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "plain.csv").write_text("user,chosen,rejected\nada,Yes.,No.\n")
+    settings = {"PSHARELORA_URL": service, "PSHARELORA_KEY": ADMIN_KEY}
+    done = run_command(tmp_path, "import", environment_name, "plain.csv", **settings)
+    assert done.returncode == 1
+    assert "With --create it is made" in done.stderr
 
 
 def test_texts_and_chats_are_imported_with_their_prompt(service: str, environment_name: str, tmp_path: Path) -> None:
