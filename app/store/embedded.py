@@ -85,6 +85,7 @@ class EmbeddedPostgres:
         self._settings = {**_SETTINGS, **(settings or {})}
         self._programs = programs or packaged_programs()
         self._in_use: IO[bytes] | None = None
+        self._refusal = "there is no postmaster"
 
     def acquire(self) -> str:
         """Start the server, or join it where it runs; the URL of its database.
@@ -137,10 +138,12 @@ class EmbeddedPostgres:
     def _answers(self) -> bool:
         # First whose server it is: the link of a directory that was copied leads to the server of the original.
         if postmaster(self._cluster) is None:
+            self._refusal = "there is no postmaster"
             return False
         try:
             psycopg.connect(self._url(), connect_timeout=5).close()
-        except (OSError, psycopg.OperationalError):
+        except (OSError, psycopg.OperationalError) as error:
+            self._refusal = str(error)
             return False
         return True
 
@@ -161,7 +164,9 @@ class EmbeddedPostgres:
                 pid = self._launch(user)
             if time.monotonic() > deadline:
                 said = self._log_since(0)[-2_000:]
-                raise StoreUnavailableError(f"The embedded database in {self._cluster} does not answer:\n{said}")
+                raise StoreUnavailableError(
+                    f"The embedded database in {self._cluster} does not answer ({self._refusal}); its log ends:\n{said}"
+                )
             time.sleep(0.05)
 
     def _launch(self, user: ServerUser | None) -> int:

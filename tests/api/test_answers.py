@@ -281,7 +281,9 @@ def test_sets_are_asked_for_by_name(api: httpx.Client, fitted: tuple[str, str]) 
     one = api.get(path, params={"set": "credible"}).json()
     assert (one["set"], one["confidence"]) == ("credible", 0.95)
     assert one["beta"] == pytest.approx(1.6449, abs=1e-4)
-    assert one["lower"] >= joint["lower"]
+    trusting = api.get(path, params={"set": "credible", "confidence": 0.5}).json()
+    assert trusting["beta"] == pytest.approx(0.0, abs=1e-9)
+    assert trusting["lower"] >= max(joint["lower"], one["lower"])
     assert api.get(path, params={"set": "sphere"}).status_code == 422
 
 

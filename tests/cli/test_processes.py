@@ -83,7 +83,7 @@ def test_a_database_that_cannot_be_reached_is_a_sentence(
     tmp_path: Path, command: list[str], url: str, sentence: str
 ) -> None:
     refused = run_command(tmp_path, *command, PSHARELORA_DATABASE_URL=url, PSHARELORA_PORT=str(free_port()))
-    assert refused.returncode == 1
+    assert refused.returncode == 3
     assert refused.stderr.startswith(f"error: {sentence}")
     assert "Traceback" not in refused.stderr
     assert SECRET not in refused.stderr
