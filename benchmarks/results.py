@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ QUESTIONS = ("contracts", "electricity", "movies")
 SIZES = ("0", "1", "2", "4", "8", "16", "32")
 SCRIPTS = {
     "calibration": ("calibration.py", "--draws", "3"),
-    "policy": ("policy.py",),
+    "policy": ("policy.py", "--part", "rival", "--markdown"),
     "refit": ("refit.py",),
     "fold_in": ("fold_in.py",),
     "peers": ("peers.py", "--users", "5000"),
@@ -113,7 +114,7 @@ def page(kept: Kept) -> str:
         sections += [SIMULATION, simulated(simulation)]
     sections += section(CALIBRATION, kept.text("calibration"))
     sections += section(QUESTION, *(kept.text(f"questions-{name}") for name in QUESTIONS))
-    sections += section(POLICY, fenced(kept.text("policy")))
+    sections += section(POLICY, as_it_is(kept.text("policy")))
     costs = [titled(name, kept.text(name)) for name in ("refit", "fold_in", "peers")]
     sections += section(COSTS, *costs)
     return "\n\n".join(sections) + "\n"
@@ -124,12 +125,12 @@ def section(prose: str, *texts: str | None) -> list[str]:
     return [prose, *there] if there else []
 
 
-def fenced(text: str | None) -> str | None:
-    return text if text is None or text.startswith("|") else f"```\n{text}\n```"
+def as_it_is(text: str | None) -> str | None:
+    return text if text is None or text.startswith("|") else indent(text, "    ")
 
 
 def titled(name: str, text: str | None) -> str | None:
-    return None if text is None else f"`benchmarks/{' '.join(SCRIPTS[name])}`:\n\n{fenced(text)}"
+    return None if text is None else f"`benchmarks/{' '.join(SCRIPTS[name])}`:\n\n{as_it_is(text)}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
