@@ -72,7 +72,7 @@ def parts(data: Path) -> dict[str, list[str]]:
         name: [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
         for name, (script, *arguments) in SCRIPTS.items()
     }
-    return {**evaluate, "simulate": [*command("simulate"), "--draws", "4", "--json"], **questions, **scripts}
+    return {**evaluate, "simulate": [*command("simulate"), "--draws", "2", "--json"], **questions, **scripts}
 
 
 def command(name: str) -> list[str]:
@@ -126,7 +126,7 @@ def section(prose: str, *texts: str | None) -> list[str]:
 
 
 def as_it_is(text: str | None) -> str | None:
-    return text if text is None or text.startswith("|") else indent(text, "    ")
+    return text if text is None or "| ---" in text else indent(text, "    ")
 
 
 def titled(name: str, text: str | None) -> str | None:

@@ -98,5 +98,12 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     assert loaded == []
 
 
+def test_no_command_hides_in_an_indented_block() -> None:
+    """What is indented is a formula or a drawing; commands and code stand in blocks that run."""
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = BLOCK.sub("", page.read_text())
+        assert not re.search(r"^    (?:psharelora|make|curl|pip|python|from|import) ", text, re.MULTILINE), page.name
+
+
 def test_every_tutorial_has_code_that_runs() -> None:
     assert {"llm-reranking.md", "coaching.md", "azure-personalizer.md"} <= {page.name for page in PAGES}
