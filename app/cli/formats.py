@@ -1,7 +1,5 @@
 """Data sets as other tools write them, read as preferences in the service's own form."""
 
-import csv
-import gzip
 import io
 import json
 import re
@@ -10,6 +8,8 @@ from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+from app.cli.tables import is_table, kind_of, rows_of, unpacked
 
 Json = dict[str, Any]
 
@@ -66,27 +66,15 @@ def guessed_format(file: Path) -> Format:
 
 def records_in(file: Path) -> Iterator[Json]:
     """Rows of a .csv, .tsv, .parquet, .json or .jsonl / .ndjson file; .gz is unpacked."""
-    name = file.name.removesuffix(".gz").lower()
-    if name.endswith(".parquet"):
-        yield from _parquet(file)
-        return
-    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-        if name.endswith((".csv", ".tsv")):
-            csv.field_size_limit(1 << 24)
-            yield from csv.DictReader(text, delimiter="\t" if name.endswith(".tsv") else ",")
-        elif name.endswith(".json"):
+    with file.open("rb") as raw:
+        if is_table(file):
+            yield from rows_of(file, raw)
+            return
+        text = io.TextIOWrapper(unpacked(file, raw), encoding="utf-8-sig", newline="")
+        if kind_of(file) == ".json":
             yield from json.load(text)
         else:
             yield from (json.loads(line) for line in text if line.strip())
-
-
-def _parquet(file: Path) -> Iterator[Json]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(1000):
-            yield from batch.to_pylist()
 
 
 def _finished(found: Json, record: Mapping[str, Any], *, user: str | None, user_column: str, contexts: bool) -> Json:

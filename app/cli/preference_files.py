@@ -5,28 +5,20 @@ Our own lines (`user`, and `chosen` as an object) pass through. Otherwise a reco
 are left out. Line n of what is sent is record n of the file: a record that cannot be read is sent as an empty line.
 """
 
-import csv
 import difflib
-import gzip
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
-Told = Callable[[int], None]
+from app.cli.tables import Told, columns_of, is_table, rows_of, unpacked
+from app.client import content_id
 
 REPORTED_RECORDS = 20
 
 BLOCK_BYTES = 256 * 1024
 # What is sent at once; a line by itself costs more to send than to read.
-
-PARQUET_ROWS = 2_000
-# Rows of a Parquet file that are in memory at once.
-
-csv.field_size_limit(16 * 1024 * 1024)
 
 
 class BadRecordError(ValueError):
@@ -83,7 +75,7 @@ class Reading:
             said["id"] = f"{self.id_prefix}-{number}"
         else:
             # Of what is said: a table that is imported again counts nothing twice.
-            said["id"] = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
+            said["id"] = content_id(said)
         return json.dumps(said).encode()
 
     def _option(self, given: Any) -> Any:
@@ -106,30 +98,13 @@ def blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _records(file: Path, raw: BinaryIO, told: Told) -> Iterator[bytes | dict[str, Any]]:
-    kind = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
-    if kind == ".parquet":
-        yield from _parquet(raw, file.stat().st_size, told)
+    if is_table(file):
+        for row in rows_of(file, raw, told):
+            yield {name: _json_or_text(value) for name, value in row.items()}
         return
-    unpacked = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if file.suffix == ".gz" else raw
-    if kind == ".csv":
-        for row in csv.DictReader(TextIOWrapper(unpacked, encoding="utf-8-sig", newline="")):
-            told(raw.tell())
-            yield {name: _json_or_text(value) for name, value in row.items() if name is not None}
-        return
-    for line in unpacked:
+    for line in unpacked(file, raw):
         told(raw.tell())
         yield line
-
-
-def _parquet(raw: BinaryIO, size: int, told: Told) -> Iterator[dict[str, Any]]:
-    from pyarrow.parquet import ParquetFile
-
-    table = ParquetFile(raw)
-    read = 0
-    for batch in table.iter_batches(batch_size=PARQUET_ROWS):
-        yield from batch.to_pylist()
-        read += batch.num_rows
-        told(size * read // max(1, table.metadata.num_rows))
 
 
 def _has_objects(line: bytes) -> bool:
@@ -150,9 +125,9 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return record
 
 
-def _json_or_text(value: str | None) -> Any:
-    """A cell; chat messages are in it as JSON."""
-    if value is not None and value.startswith("[{"):
+def _json_or_text(value: Any) -> Any:
+    """A cell; chat messages are in a text as JSON."""
+    if isinstance(value, str) and value.startswith("[{"):
         try:
             return json.loads(value)
         except ValueError:
@@ -187,23 +162,12 @@ def check_columns(file: Path) -> None:
     BadRecordError
         A column that every preference has is not there.
     """
-    columns = _columns(file)
+    if not is_table(file):
+        return
+    columns = columns_of(file)
     for names in (("user", "user_id"), ("chosen",), ("rejected",)):
-        if columns is not None and not set(names) & set(columns):
+        if not set(names) & set(columns):
             raise BadRecordError(_missing(names, columns))
-
-
-def _columns(file: Path) -> list[str] | None:
-    """None where a file has no columns, but records of their own."""
-    name = file.name.removesuffix(".gz")
-    if name.endswith(".csv"):
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as raw:
-            return list(csv.DictReader(TextIOWrapper(raw, encoding="utf-8-sig", newline="")).fieldnames or [])
-    if name.endswith(".parquet") and file.suffix != ".gz":
-        from pyarrow.parquet import read_schema
-
-        return list(read_schema(file).names)
-    return None
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, float]:

@@ -340,10 +340,15 @@ def _identified(preferences: Iterable[Mapping[str, Any]]) -> Iterator[Json]:
         if "id" in one:
             yield dict(one)
             continue
-        content = json.dumps(one, sort_keys=True, ensure_ascii=False)
-        digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        digest = content_id(one)
         seen[digest] += 1
         yield {**one, "id": f"{digest}-{seen[digest]}"}
+
+
+def content_id(preference: Mapping[str, Any]) -> str:
+    """The same for what says the same."""
+    content = json.dumps(preference, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _lines(batch: Sequence[Json]) -> bytes:
