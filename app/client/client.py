@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 import stamina
+from typing_extensions import override
 
 from app.client.errors import ServerUnreachableError
 from app.client.methods import Methods
@@ -18,8 +19,8 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-class _Settings:
-    """What both clients are made with."""
+class _Connected(Methods):
+    """What both clients are made with, and carry from one request to the next."""
 
     def __init__(
         self,
@@ -31,19 +32,24 @@ class _Settings:
         retry_seconds: float = 30.0,
     ) -> None:
         key = key or os.environ.get("PSHARELORA_KEY")
-        self.base_url = base_url or os.environ.get("PSHARELORA_URL") or DEFAULT_URL
-        self.http: dict[str, Any] = {
-            "base_url": self.base_url,
+        self._base_url = base_url or os.environ.get("PSHARELORA_URL") or DEFAULT_URL
+        self._settings: dict[str, Any] = {
+            "base_url": self._base_url,
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             "timeout": timeout_seconds,
         }
-        self.retries: dict[str, Any] = {"attempts": attempts, "timeout": retry_seconds}
+        self._retries: dict[str, Any] = {"attempts": attempts, "timeout": retry_seconds}
+        self._conversation = Conversation()
+        self._open()
 
-    def unreachable(self, error: Exception) -> ServerUnreachableError:
-        return ServerUnreachableError(f"no answer from {self.base_url}: {error}")
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _unreachable(self, error: Exception) -> ServerUnreachableError:
+        return ServerUnreachableError(f"no answer from {self._base_url}: {error}")
 
 
-class Client(Methods):
+class Client(_Connected):
     """Talks to one service with one API key; `AsyncClient` is the same to be awaited.
 
     What it recorded is in what it asks next, whichever process of the service answers: the client keeps the
@@ -70,20 +76,9 @@ class Client(Methods):
         From every method, when no answer comes.
     """
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        key: str | None = None,
-        timeout_seconds: float = 30.0,
-        attempts: int = 5,
-        retry_seconds: float = 30.0,
-    ) -> None:
-        self._settings = _Settings(
-            base_url, key=key, timeout_seconds=timeout_seconds, attempts=attempts, retry_seconds=retry_seconds
-        )
-        self._http = httpx.Client(**self._settings.http)
-        self._conversation = Conversation()
+    @override
+    def _open(self) -> None:
+        self._http = httpx.Client(**self._settings)
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +106,7 @@ class Client(Methods):
                 answer = self._send(step)
 
     def _send(self, call: Call[T]) -> T:
-        for attempt in stamina.retry_context(on=retry_worth(call), **self._settings.retries):
+        for attempt in stamina.retry_context(on=retry_worth(call), **self._retries):
             with attempt:
                 return self._once(call)
         raise AssertionError
@@ -121,28 +116,17 @@ class Client(Methods):
         try:
             response = self._http.request(call.method, call.path, **{**call.arguments, "headers": headers})
         except httpx.TransportError as error:
-            raise self._settings.unreachable(error) from error
+            raise self._unreachable(error) from error
         self._conversation.note(response)
         return answer_of(call, response)
 
 
-class AsyncClient(Methods):
+class AsyncClient(_Connected):
     """`Client` for asyncio: the same methods, each to be awaited."""
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        key: str | None = None,
-        timeout_seconds: float = 30.0,
-        attempts: int = 5,
-        retry_seconds: float = 30.0,
-    ) -> None:
-        self._settings = _Settings(
-            base_url, key=key, timeout_seconds=timeout_seconds, attempts=attempts, retry_seconds=retry_seconds
-        )
-        self._http = httpx.AsyncClient(**self._settings.http)
-        self._conversation = Conversation()
+    @override
+    def _open(self) -> None:
+        self._http = httpx.AsyncClient(**self._settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -171,7 +155,7 @@ class AsyncClient(Methods):
                 answer = await self._send(step)
 
     async def _send(self, call: Call[T]) -> T:
-        async for attempt in stamina.retry_context(on=retry_worth(call), **self._settings.retries):
+        async for attempt in stamina.retry_context(on=retry_worth(call), **self._retries):
             with attempt:
                 return await self._once(call)
         raise AssertionError
@@ -185,7 +169,7 @@ class AsyncClient(Methods):
         try:
             response = await self._http.request(call.method, call.path, headers=headers, **arguments)
         except httpx.TransportError as error:
-            raise self._settings.unreachable(error) from error
+            raise self._unreachable(error) from error
         self._conversation.note(response)
         return answer_of(call, response)
 

@@ -1,71 +1,19 @@
 """What both clients do beside sending: retries, ids, batches, tokens, progress; against real servers."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import stamina
-from typing_extensions import override
 
 from app.client import ApiError, AsyncClient, Client, ServerUnreachableError
 from app.client.calls import import_preferences
-from app.client.client import _Settings
+from tests.support.answering import answering
 from tests.support.api import ADMIN_KEY, serving
 from tests.support.commands import free_port
 
 Json = dict[str, Any]
-Answer = Callable[[int, str, Json], tuple[int, Json, dict[str, str]]]
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
-        self.seen: list[tuple[str, Json, dict[str, str]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-        self.server.seen.append((self.path, body, {name.lower(): value for name, value in self.headers.items()}))
-        status, answer, headers = self.server.answer(len(self.server.seen), self.path, body)
-        payload = json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(payload)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(payload)
-
-    do_GET = do_POST  # noqa: N815 - the base class's name
-
-    @override
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def answering(answer: Answer) -> Iterator[Server]:
-    server = Server(answer)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +97,8 @@ def test_the_address_and_the_key_may_come_from_the_environment(monkeypatch: pyte
             assert client.environments() == {"environments": []}
         assert server.seen[0][2]["authorization"] == "Bearer secret"
     monkeypatch.delenv("PSHARELORA_URL")
-    assert _Settings().base_url == "http://127.0.0.1:8000"
+    with Client() as client:
+        assert client._base_url == "http://127.0.0.1:8000"
 
 
 def test_an_import_is_cut_into_batches_and_its_ids_are_of_what_is_said() -> None:

@@ -1,143 +1,91 @@
 """The URL encoder against a real HTTP server on this machine."""
 
-import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anyio
 import numpy as np
 import pytest
-from typing_extensions import override
 
 from app.domain import EncoderSpec, EncoderUnavailableError, InvalidInputError
 from app.encoders import UrlEncoder, encoder_for, probe_dim
-
-Answer = Callable[[int, dict[str, Any]], tuple[int, Any, dict[str, str]]]
-"""(number of the request, its body) -> status, body, headers."""
-
-
-class Endpoint(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
-        self.seen: list[tuple[str, dict[str, str], dict[str, Any]]] = []
-
-    @override
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up waiting is what one of the tests is about."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Endpoint
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append((self.path, dict(self.headers), body))
-        status, answer, headers = self.server.answer(len(self.server.seen), body)
-        payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(payload)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(payload)
-
-    @override
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def endpoint(answer: Answer) -> Iterator[Endpoint]:
-    server = Endpoint(answer)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+from tests.support.answering import Answer, Server, answering
 
 
 def embedding_of(text: str) -> list[float]:
     return [float(len(text)), float(text.count("a")), 1.0]
 
 
-def backwards(_number: int, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+def address(server: Server) -> str:
+    return f"{server.url}/v1"
+
+
+def backwards(_number: int, _path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
     """Right embeddings in the wrong order, told apart by their index."""
     data = [{"index": i, "embedding": embedding_of(text)} for i, text in enumerate(body["input"])]
     return 200, {"data": data[::-1]}, {}
 
 
 def always(status: int, body: Any) -> Answer:
-    return lambda _number, _body: (status, body, {})
+    return lambda _number, _path, _body: (status, body, {})
 
 
-def encode(server: Endpoint, texts: list[str], **options: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    encoder = UrlEncoder(server.url, "some-model", **{"first_pause_seconds": 0.001, **options})
+def encode(server: Server, texts: list[str], **options: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    encoder = UrlEncoder(address(server), "some-model", **{"first_pause_seconds": 0.001, **options})
     return anyio.run(encoder.encode, texts)
 
 
 def test_batches_are_asked_for_in_turn_and_put_in_the_order_of_their_index() -> None:
     texts = ["a", "bb", "aaa", "dddd", "eeeee"]
-    with endpoint(backwards) as server:
+    with answering(backwards) as server:
         rows = encode(server, texts, dim=3, batch_texts=2, api_key="sk-secret")
     np.testing.assert_array_equal(rows, [embedding_of(text) for text in texts])
     assert rows.dtype == np.float32
-    assert [body["input"] for _, _, body in server.seen] == [["a", "bb"], ["aaa", "dddd"], ["eeeee"]]
-    path, headers, body = server.seen[0]
+    assert [body["input"] for _, body, _ in server.seen] == [["a", "bb"], ["aaa", "dddd"], ["eeeee"]]
+    path, body, headers = server.seen[0]
     assert path == "/v1/embeddings"
     assert headers["Authorization"] == "Bearer sk-secret"
     assert body["model"] == "some-model"
 
 
 def test_without_a_key_no_authorization_is_sent() -> None:
-    with endpoint(backwards) as server:
+    with answering(backwards) as server:
         encode(server, ["a"], dim=3)
-    assert "Authorization" not in server.seen[0][1]
+    assert "Authorization" not in server.seen[0][2]
 
 
 def test_the_full_address_is_used_as_it_is() -> None:
-    with endpoint(backwards) as server:
-        encoder = UrlEncoder(f"{server.url}/embeddings", "m", dim=3)
+    with answering(backwards) as server:
+        encoder = UrlEncoder(f"{address(server)}/embeddings", "m", dim=3)
         anyio.run(encoder.encode, ["a"])
     assert server.seen[0][0] == "/v1/embeddings"
 
 
 def test_no_texts_ask_nothing() -> None:
-    with endpoint(backwards) as server:
+    with answering(backwards) as server:
         assert encode(server, [], dim=3).shape == (0, 3)
     assert not server.seen
 
 
 def test_a_busy_endpoint_is_asked_again() -> None:
-    def busy_once(number: int, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
-        return backwards(number, body) if number == 2 else (429, {}, {"Retry-After": "0.01"})
+    def busy_once(number: int, path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        return backwards(number, path, body) if number == 2 else (429, {}, {"Retry-After": "0.01"})
 
-    with endpoint(busy_once) as server:
+    with answering(busy_once) as server:
         assert encode(server, ["a"], dim=3).shape == (1, 3)
     assert len(server.seen) == 2
 
 
 def test_an_endpoint_that_stays_down_is_asked_three_times() -> None:
-    with endpoint(always(503, {})) as server, pytest.raises(EncoderUnavailableError, match=r"status 503, 3 times"):
+    with answering(always(503, {})) as server, pytest.raises(EncoderUnavailableError, match=r"status 503, 3 times"):
         encode(server, ["a"], dim=3)
     assert len(server.seen) == 3
 
 
 def test_a_refusal_is_not_repeated_and_the_key_not_told() -> None:
     with (
-        endpoint(always(401, {"error": "bad key"})) as server,
+        answering(always(401, {"error": "bad key"})) as server,
         pytest.raises(EncoderUnavailableError, match=r"127\.0\.0\.1:\d+ answered with status 401") as caught,
     ):
         encode(server, ["a"], dim=3, api_key="sk-secret")
@@ -158,18 +106,18 @@ def test_a_refusal_is_not_repeated_and_the_key_not_told() -> None:
     ],
 )
 def test_an_answer_of_another_shape_is_refused(body: Any, message: str) -> None:
-    with endpoint(always(200, body)) as server, pytest.raises(EncoderUnavailableError, match=message):
+    with answering(always(200, body)) as server, pytest.raises(EncoderUnavailableError, match=message):
         encode(server, ["a"], dim=3)
 
 
 def test_a_slow_endpoint_times_out() -> None:
     released = threading.Event()
 
-    def slow(number: int, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+    def slow(number: int, path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
         released.wait(10)
         return 204, b"", {}
 
-    with endpoint(slow) as server:
+    with answering(slow) as server:
         with pytest.raises(EncoderUnavailableError, match="ReadTimeout"):
             encode(server, ["a"], dim=3, timeout_seconds=0.05)
         released.set()
@@ -199,14 +147,14 @@ def test_a_key_that_no_header_can_carry_is_said_without_telling_it() -> None:
 
 
 def test_probe_dim_asks_for_one_embedding() -> None:
-    with endpoint(backwards) as server:
-        assert anyio.run(probe_dim, server.url, "m") == 3
+    with answering(backwards) as server:
+        assert anyio.run(probe_dim, address(server), "m") == 3
     assert len(server.seen) == 1
 
 
 def test_encoder_for_a_url_checks_the_environments_width() -> None:
-    with endpoint(backwards) as server:
-        spec = EncoderSpec(kind="url", dim=4, url=server.url, model="m")
+    with answering(backwards) as server:
+        spec = EncoderSpec(kind="url", dim=4, url=address(server), model="m")
         encoder = encoder_for(spec, api_key="k")
         assert encoder is encoder_for(spec, api_key="k")
         assert encoder.dim == 4

@@ -3,20 +3,16 @@
 Its encoder is an embeddings endpoint of this process with three features, so that a refit takes a moment.
 """
 
-import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
-from typing import Any
 from uuid import uuid4
 
 import httpx
 import numpy as np
-from typing_extensions import override
 
+from tests.support.answering import answering
 from tests.support.api import Json
 from tests.support.worker import working
 
@@ -33,40 +29,22 @@ ON_REQUEST = {"min_new_preferences": 1_000_000}
 DEFINITION: Json = {"kind": "catalog", "encoder": "builtin", "refit": ON_REQUEST}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Embeddings as OpenAI's API has them: how long, how loud, how kind."""
-
-    def do_POST(self) -> None:
-        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
-        rows = [{"index": index, "embedding": embedding_of(text)} for index, text in enumerate(texts)]
-        payload = json.dumps({"data": rows}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    @override
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 def embedding_of(text: str) -> list[float]:
     kind = sum(text.lower().count(word) for word in ("sorry", "thank", "please", "dear", "we", "together"))
     return [np.log1p(len(text)), float(text.count("!")), float(kind)]
 
 
+def _embedded(_number: int, _path: str, body: Json) -> tuple[int, Json, dict[str, str]]:
+    """Embeddings as OpenAI's API has them: how long, how loud, how kind."""
+    rows = [{"index": index, "embedding": embedding_of(text)} for index, text in enumerate(body["input"])]
+    return 200, {"data": rows}, {}
+
+
 @contextmanager
 def embeddings() -> Iterator[str]:
     """The endpoint's address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(_embedded) as server:
+        yield f"{server.url}/v1"
 
 
 def said_of_replies(n_users: int = 12, n_each: int = 24) -> list[Json]:
