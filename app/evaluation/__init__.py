@@ -6,7 +6,7 @@ from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, InvalidDatasetError,
 from app.evaluation.figure import draw_simulation
 from app.evaluation.folders import read_dataset
 from app.evaluation.policies import PolicyStudy, study_policies
-from app.evaluation.report import MethodReport, Score, StudyReport, Versus, score
+from app.evaluation.report import MethodReport, Score, StudyReport, score
 from app.evaluation.simulation import Simulation, simulate
 from app.evaluation.study import ALL_METHODS, METHODS, PAPER_METHODS, evaluate_dataset
 
@@ -26,7 +26,6 @@ __all__ = [
     "Score",
     "Simulation",
     "StudyReport",
-    "Versus",
     "catalogue_coverage",
     "choice_tasks",
     "derive_split",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from app.evaluation.dataset import Int, Real
-from app.learning import evaluate_predictions
+from app.learning import Gains, evaluate_predictions, gains_of_users
 
 LOSS_FLOOR = 1e-12
 
@@ -25,23 +25,6 @@ class Score:
     """Comparisons."""
     log_loss_stderr: float
     """Over users: one person's comparisons are not independent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Versus:
-    """A method beside the global model, user by user; gains are log-loss saved, in nats a comparison."""
-
-    gain: float
-    """Mean over comparisons."""
-    gain_stderr: float
-    """Over users."""
-    users: int
-    users_better: int
-    users_worse: int
-    mean_gain_of_better: float
-    mean_loss_of_worse: float
-    user_gain: dict[str, float]
-    """Quantiles over users of a user's mean gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +48,8 @@ class MethodReport:
     few_shot: dict[int, Score]
     """Unseen users, after so many of their own comparisons."""
     few_shot_seconds: float
-    versus_global: Versus | None
-    versus_population: Versus | None = None
+    versus_global: Gains | None
+    versus_population: Gains | None = None
     """Beside one model for everybody that knows items' own effects too: what only personalisation gains."""
     details: dict[str, Any] = field(default_factory=dict)
     spread: dict[str, Spread] = field(default_factory=dict)
@@ -138,21 +121,14 @@ def score(prob: Real, user: Int) -> Score:
     )
 
 
-def versus(prob: Real, base: Real, user: Int) -> Versus:
+def versus(prob: Real, base: Real, user: Int) -> Gains:
     """Compare two predictions of the same comparisons."""
     gain = losses(base) - losses(prob)
-    owners, index, counts = np.unique(user, return_inverse=True, return_counts=True)
-    by_user = np.bincount(index, gain) / counts
-    better, worse = by_user[by_user > 0], by_user[by_user < 0]
-    return Versus(
+    _, index, counts = np.unique(user, return_inverse=True, return_counts=True)
+    return Gains(
         gain=float(gain.mean()),
         gain_stderr=_stderr_over_users(gain, user),
-        users=len(owners),
-        users_better=len(better),
-        users_worse=len(worse),
-        mean_gain_of_better=float(better.mean()) if len(better) else 0.0,
-        mean_loss_of_worse=-float(worse.mean()) if len(worse) else 0.0,
-        user_gain={f"p{q}": float(np.percentile(by_user, q)) for q in (5, 25, 50, 75, 95)},
+        **gains_of_users(np.bincount(index, gain) / counts),
     )
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from app.evaluation.baselines import GlobalModel, PerUserModel, fit_global, fit_per_user
 from app.evaluation.dataset import FEW_SHOT_SIZES, Dataset, Int, Part, Real
-from app.evaluation.report import MethodReport, Score, StudyReport, Versus, score, versus, with_spread
-from app.learning import FitProgress, Model, Start, fit, fold_in_users
+from app.evaluation.report import MethodReport, Score, StudyReport, score, versus, with_spread
+from app.learning import FitProgress, Gains, Model, Start, fit, fold_in_users
 
 METHODS = ("global", "per_user", "population", "mle", "evidence")
 """`population` is `evidence` at rank 0: one model for everybody, with the items' own effects."""
@@ -190,7 +190,7 @@ def _details(fitted: Fitted) -> dict[str, Any]:
             return {}
 
 
-def _versus(base: str, method: str, probabilities: Mapping[str, Real], user: Int) -> Versus | None:
+def _versus(base: str, method: str, probabilities: Mapping[str, Real], user: Int) -> Gains | None:
     if method == base or base not in probabilities:
         return None
     return versus(probabilities[method], probabilities[base], user)

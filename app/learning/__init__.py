@@ -11,7 +11,7 @@ from app.learning.fitting import FitProgress, fit
 from app.learning.influence import influences
 from app.learning.items import NO_IDENTITY
 from app.learning.likelihood import UserLikelihood, user_likelihood
-from app.learning.metrics import Metrics, evaluate_predictions
+from app.learning.metrics import Gains, Metrics, evaluate_predictions, gains_of_users
 from app.learning.mle import Start
 from app.learning.model import Model, ReferenceItem, fold_in, fold_in_users
 from app.learning.preparation import prepare
@@ -29,6 +29,7 @@ __all__ = [
     "FeatureMap",
     "FeatureShapeError",
     "FitProgress",
+    "Gains",
     "InformativePair",
     "InvalidComparisonsError",
     "Metrics",
@@ -44,6 +45,7 @@ __all__ = [
     "fit",
     "fold_in",
     "fold_in_users",
+    "gains_of_users",
     "influences",
     "most_informative_pairs",
     "prepare",

@@ -32,11 +32,6 @@ class RewardBelief:
         factor = self.factor - reference @ self.factor
         return replace(self, mean=self.mean - reference @ self.mean, factor=factor, own=own)
 
-    def minus_belief(self, baseline: "RewardBelief") -> "RewardBelief":
-        """The rewards less one other reward (m = 1) of the same user."""
-        own = None if self.own is None or baseline.own is None else self.own + baseline.own[0]
-        return replace(self, mean=self.mean - baseline.mean[0], factor=self.factor - baseline.factor[0], own=own)
-
     def take(self, index: NDArray[np.int64]) -> "RewardBelief":
         """Some of the options."""
         own = None if self.own is None else self.own[index]

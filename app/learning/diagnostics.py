@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from app.learning.arrays import Real
+from app.learning.metrics import Gains
 
 FAILURE_PROBABILITY = 0.05
 """delta of the log bracketing numbers."""
@@ -35,26 +36,15 @@ class RankTrial:
     """Nats a held-out comparison."""
 
 
-@dataclass(frozen=True, slots=True)
-class PersonalGain:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonalGain(Gains):
     """The best personal model beside the best one for everybody (items' own effects included), on comparisons held out
-    while choosing; gains are log-loss saved, in nats a comparison.
+    while choosing.
     """
 
     rank: int
     """Of the personal model, whether or not it is served."""
     served: bool
-    gain: float
-    """Mean over comparisons."""
-    gain_stderr: float
-    """Over users."""
-    users: int
-    users_better: int
-    users_worse: int
-    mean_gain_of_better: float
-    mean_loss_of_worse: float
-    user_gain: dict[str, float]
-    """Quantiles over users of a user's mean gain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ import numpy as np
 from app.learning.adapters import bound_weights, posterior
 from app.learning.arrays import Int, Real, curvature, inverse, sigmoid
 from app.learning.comparisons import Comparisons
+from app.learning.design import Design
 from app.learning.model import Model, fold_in
-from app.learning.parameters import Shared
 
 LARGEST_LEVERAGE = 0.99
 """A comparison that alone decides a direction: the step without it is long, and no longer a small one."""
@@ -49,7 +49,7 @@ def influences(model: Model, comparisons: Comparisons) -> Real:
 def _moved_evidence(model: Model, comparisons: Comparisons) -> Real:
     design, shared = model.design(comparisons), model.shared
     solved = posterior(design, shared)
-    Z = _projections(model, comparisons)
+    Z = _projections(model, design)
     c, score = solved.tilt, solved.score_mean
     w = bound_weights(c)
     residual = design.weight * (design.label - 0.5 - w * score)
@@ -62,22 +62,16 @@ def _moved_evidence(model: Model, comparisons: Comparisons) -> Real:
 def _moved_mle(model: Model, comparisons: Comparisons) -> Real:
     design = model.design(comparisons)
     adapter = fold_in(model, comparisons)
-    Z = _projections(model, comparisons)
-    score = design.scores(model.Theta_0, _biases(model.shared)) + Z @ adapter.mean.ravel()
+    Z = _projections(model, design)
+    score = design.scores(model.Theta_0, model.shared.items.bias) + Z @ adapter.mean.ravel()
     residual = design.weight * (design.label - sigmoid(score))
     slope = design.weight * curvature(score)
     return _in_order(design.order, _taken_away(Z, inverse(model.T), slope, residual))
 
 
-def _projections(model: Model, comparisons: Comparisons) -> Real:
+def _projections(model: Model, design: Design) -> Real:
     """(n, p) in the design's order."""
-    design = model.design(comparisons)
-    loadings = model.shared.items.loadings if len(model.shared.items) else None
-    return design.project(model.B, loadings).reshape(design.n, -1)
-
-
-def _biases(shared: Shared) -> Real | None:
-    return shared.items.bias if len(shared.items) else None
+    return design.project(model.B, model.shared.items.loadings).reshape(design.n, -1)
 
 
 def _taken_away(Z: Real, rest: Real, slope: Real, residual: Real) -> Real:

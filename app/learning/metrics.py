@@ -1,11 +1,12 @@
 """How good predicted choice probabilities are."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from app.learning.arrays import real
+from app.learning.arrays import Real, real
 
 SMALLEST_PROBABILITY = 1e-12
 """Keeps the log-loss finite when a prediction is certain and wrong."""
@@ -20,6 +21,36 @@ class Metrics:
     """Expected calibration error of the preferred side's probability, ten equal bins."""
     n: int
     log_loss_stderr: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gains:
+    """One set of predictions beside another, user by user; gains are log-loss saved, in nats a comparison."""
+
+    gain: float
+    """Mean over comparisons."""
+    gain_stderr: float
+    """Over users."""
+    users: int
+    users_better: int
+    users_worse: int
+    mean_gain_of_better: float
+    mean_loss_of_worse: float
+    user_gain: dict[str, float]
+    """Quantiles over users of a user's mean gain."""
+
+
+def gains_of_users(by_user: Real) -> dict[str, Any]:
+    """The fields of `Gains` that count users, of every user's mean gain (N,)."""
+    better, worse = by_user[by_user > 0], by_user[by_user < 0]
+    return {
+        "users": len(by_user),
+        "users_better": len(better),
+        "users_worse": len(worse),
+        "mean_gain_of_better": float(better.mean()) if len(better) else 0.0,
+        "mean_loss_of_worse": -float(worse.mean()) if len(worse) else 0.0,
+        "user_gain": {f"p{q}": float(np.percentile(by_user, q)) for q in (5, 25, 50, 75, 95)},
+    }
 
 
 def evaluate_predictions(prob: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> Metrics:

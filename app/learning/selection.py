@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from app.learning.arrays import Int, Real
 from app.learning.comparisons import Comparisons
 from app.learning.diagnostics import PersonalGain
+from app.learning.metrics import gains_of_users
 
 HELD_OUT_SHARE = 0.25
 """Share of groups held out."""
@@ -27,8 +28,6 @@ DEPENDENCES = (0.0, 0.03, 0.1, 0.3, 1.0)
 """Tried, from independent comparisons to an option's recurring ones counting as one."""
 RANKS = (1, 2, 4, 8, 16)
 """Ranks tried below min(d1, 16), beside that number itself and 0."""
-FIRST_RANK = 4
-"""Where the walk over ranks begins."""
 MAX_ADAPTER_SIZE = 48
 """Largest k * d2 that `auto` tries."""
 PERSONAL_GAIN = 5e-4
@@ -235,18 +234,8 @@ def personal_gain(choice: Choice) -> PersonalGain | None:
     gain, error = _paired_gain(alone, personal)
     heard = alone.user_counts > 0
     by_user = (alone.user_losses - personal.user_losses)[heard] / alone.user_counts[heard]
-    better, worse = by_user[by_user > 0], by_user[by_user < 0]
     return PersonalGain(
-        rank=personal.rank,
-        served=choice.rank > 0,
-        gain=gain,
-        gain_stderr=error,
-        users=len(by_user),
-        users_better=len(better),
-        users_worse=len(worse),
-        mean_gain_of_better=float(better.mean()) if len(better) else 0.0,
-        mean_loss_of_worse=-float(worse.mean()) if len(worse) else 0.0,
-        user_gain={f"p{q}": float(np.percentile(by_user, q)) for q in (5, 25, 50, 75, 95)},
+        rank=personal.rank, served=choice.rank > 0, gain=gain, gain_stderr=error, **gains_of_users(by_user)
     )
 
 
