@@ -13,12 +13,21 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain import ConflictError, DomainError, ItemOption, Preference
+from app.domain import DomainError, ItemOption, Preference
 from app.store.database import driver_connection, transaction
 from app.store.environments import EnvironmentRow, lock_environment
 from app.store.interning import FIND_ITEMS, FoundItems, context_hash, found_items, intern_contexts, intern_options
 from app.store.notices import announce
-from app.store.preferences import check_option_rows, check_shape, content_hash, contents_of, option_key, steps_of
+from app.store.preferences import (
+    RECORD_GIVEN,
+    check_option_rows,
+    check_shape,
+    content_hash,
+    contents_of,
+    option_key,
+    steps_of,
+    taken,
+)
 
 STAGING = """
     CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
@@ -61,39 +70,17 @@ _LOCK_USERS = text(
     """
 )
 _RECORD = text(
-    """
+    f"""
     WITH given AS MATERIALIZED (
         SELECT nextval('preferences_id_seq') AS id, named.*
         FROM (
-            SELECT incoming.*, users.id AS user_key
+            SELECT incoming.*, users.environment_id, users.id AS user_key
             FROM incoming
             JOIN users ON users.environment_id = :environment_id AND users.user_id = incoming.user_id
             ORDER BY incoming.number
         ) AS named
-    ), inserted AS (
-        INSERT INTO preferences (
-            id, environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
-            label, weight, occurred_at, client_id, content_hash
-        )
-        SELECT id, :environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
-               label, weight, COALESCE(occurred_at, now()), client_id, content_hash
-        FROM given
-        ORDER BY client_id, id
-        ON CONFLICT (environment_id, client_id) DO NOTHING
-        RETURNING user_key, occurred_at
-    ), counted AS (
-        UPDATE users SET
-            feedback_count = users.feedback_count + said.n,
-            first_at = LEAST(users.first_at, said.first_at),
-            last_at = GREATEST(users.last_at, said.last_at)
-        FROM (
-            SELECT user_key, count(*) AS n, min(occurred_at) AS first_at, max(occurred_at) AS last_at
-            FROM inserted GROUP BY user_key
-        ) AS said
-        WHERE users.id = said.user_key
-    )
-    SELECT count(*) FROM inserted
-    """
+    ), {RECORD_GIVEN}
+    """  # noqa: S608 - our own words
 )
 _COUNT = text("UPDATE environments SET preference_count = preference_count + :accepted WHERE id = :environment_id")
 _CONFLICTS = text(
@@ -139,13 +126,13 @@ async def import_preferences(connection: AsyncConnection, name: str, batch: Sequ
     await connection.execute(_ADD_USERS, here)
     await connection.execute(_LOCK_USERS, here)
     accepted: int = await connection.scalar(_RECORD, here) or 0
-    taken: list[tuple[int, DomainError]] = []
+    conflicts: list[tuple[int, DomainError]] = []
     if accepted < len(good):
         numbers = (await connection.scalars(_CONFLICTS, here)).all()
-        taken = [(number, _taken(batch[number])) for number in numbers]
+        conflicts = [(number, taken(batch[number], "")) for number in numbers]
     await connection.execute(_COUNT, here | {"accepted": accepted})
     position = await announce(connection, {environment.id: {batch[index].user for index in good}})
-    return Imported(accepted, len(good) - accepted - len(taken), [*refused, *taken], position)
+    return Imported(accepted, len(good) - accepted - len(conflicts), [*refused, *conflicts], position)
 
 
 def _items(name: str, batch: Sequence[Preference]) -> str:
@@ -220,7 +207,3 @@ async def _stage(driver: psycopg.AsyncConnection[Any], rows: bytes) -> None:
     await driver.execute(STAGING)
     async with driver.cursor().copy(COPY) as copy:
         await copy.write(rows)
-
-
-def _taken(preference: Preference) -> ConflictError:
-    return ConflictError(f"Preference id {preference.id!r} is taken by a preference with other content.", pointer="/id")

@@ -73,15 +73,7 @@ _STORED_HASHES = """
 
 # Numbers are drawn in the order of the group and rows written in the order of the clients' ids: the first keeps the
 # order in which things were said, the second is the same for everybody who writes the same ids.
-_RECORD = """
-    WITH given AS MATERIALIZED (
-        SELECT nextval('preferences_id_seq') AS id, rows.*
-        FROM json_to_recordset(%(rows)s::json) AS rows (
-            environment_id bigint, user_key bigint, chosen_key bigint, rejected_key bigint, context_key bigint,
-            chosen_steps bytea, rejected_steps bytea, label float8, weight float8, occurred_at timestamptz,
-            client_id text, content_hash bytea
-        )
-    ), inserted AS (
+RECORD_GIVEN = """inserted AS (
         INSERT INTO preferences (
             id, environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
             label, weight, occurred_at, client_id, content_hash
@@ -105,6 +97,18 @@ _RECORD = """
     )
     SELECT count(*) FROM inserted
 """
+# Of rows named `given`: what is new is written, and counted for its users.
+
+_RECORD = f"""
+    WITH given AS MATERIALIZED (
+        SELECT nextval('preferences_id_seq') AS id, rows.*
+        FROM json_to_recordset(%(rows)s::json) AS rows (
+            environment_id bigint, user_key bigint, chosen_key bigint, rejected_key bigint, context_key bigint,
+            chosen_steps bytea, rejected_steps bytea, label float8, weight float8, occurred_at timestamptz,
+            client_id text, content_hash bytea
+        )
+    ), {RECORD_GIVEN}
+"""  # noqa: S608 - our own words
 
 # The last lock: everybody who writes to an environment waits for it, from here to the commit.
 _COUNT = """
@@ -235,10 +239,7 @@ class _Request:
                 said[one] = found
                 self.fresh.append(index)
             elif known != found:
-                raise ConflictError(
-                    f"Preference id {preference.id!r} is taken by a preference with other content.",
-                    pointer=f"/preferences/{index}/id",
-                )
+                raise taken(preference, f"/preferences/{index}")
         stored.update(said)
 
     def outcome(self, position: int | None) -> Outcome:
@@ -384,6 +385,13 @@ def contents_of(
         if preference.context is not None:
             contexts[here, context_hash(preference.context)] = preference.context
     return options, contexts
+
+
+def taken(preference: Preference, pointer: str) -> ConflictError:
+    """Its id was used before."""
+    return ConflictError(
+        f"Preference id {preference.id!r} is taken by a preference with other content.", pointer=f"{pointer}/id"
+    )
 
 
 def content_hash(preference: Preference) -> bytes:
