@@ -17,7 +17,6 @@ from app.api.services import UsedServices
 from app.api.users import UserId
 from app.domain import InvalidInputError, Option
 from app.serving import Direction, Explanation, Moved
-from app.store import get_environment
 
 router = APIRouter(tags=["users"])
 
@@ -90,7 +89,9 @@ async def explain(
         option = {"state": state, "action": action}
     elif item is not None or text is not None:
         body: OptionBody = ItemBody(item=item) if item is not None else TextBody(text=text or "")
-        reader = await reader_for(await get_environment(services.db, environment), [body], services.encoder_for)
+        reader = await reader_for(
+            (await services.current.environment(environment)).definition, [body], services.encoder_for
+        )
         option = reader.option(body, given[0])
     found = await services.runtime.explain(environment, user, option, n=n, after=after)
     return ExplanationAnswer(

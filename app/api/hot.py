@@ -1,18 +1,14 @@
 """The calls that come most often: usual bodies are decoded, answered and encoded by compiled code over bytes.
 
-The routes are declared like any other, and are in the OpenAPI document as they are declared. What is not usual (another
-shape of body, an unknown item, a context, a mistake) takes the declared way, so that errors and their words are the
-same on both.
+These are short ways of `app.api.compiled`. What is not usual (another shape of body, an unknown item, a context, a
+mistake) takes the declared way, so that errors and their words are the same on both.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
-from typing_extensions import override
 
 from app.api.auth import check_scope, check_visible
 from app.api.consistency import position_of
@@ -21,41 +17,12 @@ from app.api.services import Services
 from app.domain import ApiKey, Scope
 from app.serving import ItemsAnswer
 
-Shortcut = Callable[[Request], Awaitable[Response | None]]
-"""Answers what is usual; None leaves the request to the declared way."""
-
 S = TypeVar("S", bound=msgspec.Struct)
 
 _ID = re.compile(ID_PATTERN)
 
 ROWS_AT_A_TIME = 2_000
 """Of an answer, encoded in one go: a millisecond."""
-
-
-class HotRoute(APIRoute):
-    """Tries the endpoint's shortcut first, where it has one."""
-
-    @override
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        declared = super().get_route_handler()
-        shortcut: Shortcut | None = getattr(self.endpoint, "shortcut", None)
-        if shortcut is None:
-            return declared
-
-        async def handle(request: Request) -> Response:
-            return await shortcut(request) or await declared(request)
-
-        return handle
-
-
-def with_shortcut(shortcut: Shortcut) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give an endpoint of a router whose routes are hot its shortcut."""
-
-    def mark(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-        endpoint.shortcut = shortcut  # type: ignore[attr-defined]  # functions take attributes
-        return endpoint
-
-    return mark
 
 
 class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -111,7 +78,7 @@ _rank_body = msgspec.json.Decoder(_RankBody)
 _encode = msgspec.json.Encoder().encode
 
 
-async def rewards_shortcut(request: Request) -> Response | None:
+async def usual_rewards(request: Request) -> Response | None:
     found = await _read(request, _rewards_body)
     if found is None:
         return None
@@ -124,7 +91,7 @@ async def rewards_shortcut(request: Request) -> Response | None:
     return _json(_encode(_RewardsAnswer(answer.model_version, answer.feedback_seen, rewards)))
 
 
-async def rank_shortcut(request: Request) -> Response | None:
+async def usual_ranking(request: Request) -> Response | None:
     found = await _read(request, _rank_body)
     if found is None:
         return None

@@ -10,7 +10,7 @@ from app.api.auth import Reader
 from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
-from app.api.problems import problems
+from app.api.problems import ASKED, problems
 from app.api.schemas import answers
 from app.api.schemas.answers import (
     ActionAnswer,
@@ -25,8 +25,10 @@ from app.api.schemas.answers import (
     SlateBody,
 )
 from app.api.schemas.base import Label
-from app.api.services import UsedServices
+from app.api.schemas.options import ContextBody
+from app.api.services import Services, UsedServices
 from app.api.users import UserId
+from app.domain import Context
 
 router = APIRouter(tags=["policies"])
 
@@ -109,15 +111,7 @@ _ROBUST = (
 Confidence = Annotated[float | None, Query(ge=0, lt=1, allow_inf_nan=False, description=answers.CONFIDENCE)]
 Set = Annotated[SetName | None, Query(alias="set", description=answers.SET)]
 
-_BODY_FAILURES = problems(
-    "malformed-json",
-    "not-found",
-    "body-too-large",
-    "unsupported-media-type",
-    "model-not-ready",
-    "encoder-unavailable",
-    "corrupt-model",
-)
+_BODY_FAILURES = problems(*ASKED)
 
 
 @router.get(
@@ -189,8 +183,7 @@ async def actions_by_body(
     _: Reader,
     after: After,
 ) -> ActionAnswer:
-    defined = (await services.current.environment(environment)).definition
-    _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
+    context = await _context(services, environment, body.context)
     answer = await services.runtime.actions(
         environment,
         user,
@@ -223,8 +216,7 @@ async def actions_in_places(
     _: Reader,
     after: After,
 ) -> ActionsAnswer:
-    defined = (await services.current.environment(environment)).definition
-    _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
+    context = await _context(services, environment, body.context)
     found = await services.runtime.actions_at(
         environment,
         user,
@@ -255,8 +247,7 @@ async def explanation(
     _: Reader,
     after: After,
 ) -> ActionExplanationAnswer:
-    defined = (await services.current.environment(environment)).definition
-    _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
+    context = await _context(services, environment, body.context)
     answer = await services.runtime.explain_action(
         environment,
         user,
@@ -294,8 +285,7 @@ async def slates(
     _: Reader,
     after: After,
 ) -> SlateAnswer:
-    defined = (await services.current.environment(environment)).definition
-    _options, context = await options_and_context(defined, (), body.context, services.encoder_for)
+    context = await _context(services, environment, body.context)
     answer = await services.runtime.slate(
         environment,
         user,
@@ -314,6 +304,11 @@ async def slates(
         best_lower=answer.best_lower,
         sampled=list(answer.sampled),
     )
+
+
+async def _context(services: Services, environment: str, given: ContextBody | None) -> Context | None:
+    defined = (await services.current.environment(environment)).definition
+    return (await options_and_context(defined, (), given, services.encoder_for))[1]
 
 
 _EXPLAINED = ("state", "step", "planned_from", "action", "probability", "next_best", "population", "own")

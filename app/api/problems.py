@@ -277,6 +277,18 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     return problem_response(request.scope, code, detail, headers=error.headers)
 
 
+ASKED = (
+    "malformed-json",
+    "not-found",
+    "body-too-large",
+    "unsupported-media-type",
+    "model-not-ready",
+    "encoder-unavailable",
+    "corrupt-model",
+)
+"""What a question about a user that comes in a body can end in."""
+
+
 def problems(*codes: str, authenticated: bool = True) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` for these codes, with those that every authenticated call can end in."""
     always = (

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Body, Query
 
 from app import serving
 from app.api.auth import Reader
+from app.api.compiled import CompiledRoute, first_try
 from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
-from app.api.hot import HotRoute, rank_shortcut, rewards_shortcut, with_shortcut
-from app.api.problems import problems
+from app.api.hot import usual_ranking, usual_rewards
+from app.api.problems import ASKED, problems
 from app.api.schemas import answers
 from app.api.schemas.answers import (
     QueriesAnswer,
@@ -29,12 +30,12 @@ from app.api.schemas.answers import (
     UsersRewardsBody,
 )
 from app.api.schemas.options import OptionBody
-from app.api.services import UsedServices
+from app.api.services import Services, UsedServices
 from app.api.users import UserId
-from app.domain import InvalidInputError
+from app.domain import Context, InvalidInputError, Option
 from app.serving import RewardAnswer
 
-router = APIRouter(tags=["rewards"], route_class=HotRoute)
+router = APIRouter(tags=["rewards"], route_class=CompiledRoute)
 
 MAX_ANSWERS = 100_000
 """Rewards in one answer: some ten megabytes."""
@@ -42,15 +43,7 @@ MAX_ANSWERS = 100_000
 _REWARD: dict[str, Any] = {"reward": 1.31, "stderr": 0.42, "lower": 0.49, "upper": 2.13}
 _REWARDS_BODY: dict[str, Any] = {"options": [{"item": "a"}, {"features": [7.0, 1.0, 0.0, 1.0, 0.0, 0.0]}]}
 
-_FAILURES = problems(
-    "malformed-json",
-    "not-found",
-    "body-too-large",
-    "unsupported-media-type",
-    "model-not-ready",
-    "encoder-unavailable",
-    "corrupt-model",
-)
+_FAILURES = problems(*ASKED)
 
 
 @router.post(
@@ -63,7 +56,7 @@ _FAILURES = problems(
         **_FAILURES,
     },
 )
-@with_shortcut(rewards_shortcut)
+@first_try(usual_rewards)
 async def rewards(
     environment: EnvironmentName,
     user: UserId,
@@ -124,7 +117,7 @@ async def rewards_of_users(
         **_FAILURES,
     },
 )
-@with_shortcut(rank_shortcut)
+@first_try(usual_ranking)
 async def rank(
     environment: EnvironmentName,
     user: UserId,
@@ -138,16 +131,7 @@ async def rank(
 ) -> RankAnswer:
     defined = (await services.current.environment(environment)).definition
     options, context = await options_and_context(defined, body.options or (), body.context, services.encoder_for)
-    answer = await services.runtime.rank(
-        environment,
-        user,
-        None if body.options is None else options,
-        context,
-        top_n=body.top_n,
-        by=body.by,
-        after=after,
-    )
-    return RankAnswer(**_ranking(answer, body))
+    return RankAnswer(**await _ranked(services, environment, user, body, options, context, after))
 
 
 @router.post(
@@ -187,22 +171,8 @@ async def rank_for_users(
     options, context = await options_and_context(
         state.definition, body.options or (), body.context, services.encoder_for
     )
-    found = [
-        (
-            user,
-            await services.runtime.rank(
-                environment,
-                user,
-                None if body.options is None else options,
-                context,
-                top_n=body.top_n,
-                by=body.by,
-                after=after,
-            ),
-        )
-        for user in body.users
-    ]
-    return UsersRankAnswer(answers=[UserRanking(user=user, **_ranking(answer, body)) for user, answer in found])
+    found = [(user, await _ranked(services, environment, user, body, options, context, after)) for user in body.users]
+    return UsersRankAnswer(answers=[UserRanking(user=user, **ranked) for user, ranked in found])
 
 
 @router.get(
@@ -258,7 +228,17 @@ def _rewards(answer: serving.RewardsAnswer) -> dict[str, Any]:
     }
 
 
-def _ranking(answer: serving.RankAnswer, body: RankBody) -> dict[str, Any]:
+async def _ranked(
+    services: Services,
+    environment: str,
+    user: str,
+    body: RankBody,
+    options: Sequence[Option],
+    context: Context | None,
+    after: int | None,
+) -> dict[str, Any]:
+    given = None if body.options is None else options
+    answer = await services.runtime.rank(environment, user, given, context, top_n=body.top_n, by=body.by, after=after)
     return {
         "model_version": answer.model_version,
         "feedback_seen": answer.feedback_seen,

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from app.domain import Context, InvalidInputError, MdpEnvironment, Option
-from app.domain.arrays import PreferenceTable, comparisons
+from app.domain.arrays import PreferenceTable
 from app.learning import Adapter, ReferenceItem, influences
 from app.serving.answers import Grounded
 from app.serving.reference import ReferencePolicy
 from app.serving.scoring import context_features, option_features
-from app.serving.snapshot import Ground
+from app.serving.snapshot import Ground, comparisons_of
 
 Real = NDArray[np.float64]
 Wire = dict[str, Any]
@@ -110,7 +110,7 @@ def explanation(
 def _moved(
     ground: Ground, said: Sequence[Mapping[str, Any]], table: PreferenceTable, g: Real, n: int
 ) -> tuple[Moved, ...]:
-    by = influences(ground.model, _comparisons(ground, table)) @ g
+    by = influences(ground.model, comparisons_of(ground.snapshot, table)) @ g
     order = np.argsort(-np.abs(by), kind="stable")[:n]
     return tuple(Moved(said[index], float(by[index])) for index in order.tolist() if index < len(said))
 
@@ -214,9 +214,3 @@ def _steps(ground: Ground) -> _Options:
         projected = projected.reshape(horizon, len(shared), -1).mean(axis=0)
     names = [{"state": state, "action": action} for state in environment.states for action in environment.actions]
     return _Options(names, shared, projected)
-
-
-def _comparisons(ground: Ground, table: PreferenceTable) -> Any:
-    features = ground.model.features
-    absent = features.context_centre if features.has_contexts else None
-    return comparisons(table, ground.environment, absent_context=absent)

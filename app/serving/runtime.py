@@ -1,7 +1,7 @@
 """Answers for users: the published model in memory, and every user's newest feedback.
 
-A request first reads, by one query, which version is published and how much feedback the user has given; all that is
-kept in memory is keyed by these, so an answer never rests on anything older than the request.
+A request first looks up which version is published and how much feedback the user has given (`app.store.Current`: from
+memory, unless something changed); all that is kept here is keyed by these, so an answer never mixes two of them.
 """
 
 import asyncio

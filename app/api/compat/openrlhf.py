@@ -10,7 +10,7 @@ from pydantic import Field
 from app.api.auth import Reader
 from app.api.compat.wire import ForeignBody, Said, user_in, valued
 from app.api.environments import EnvironmentName, example
-from app.api.problems import problems
+from app.api.problems import ASKED, problems
 from app.api.schemas.answers import REWARD
 from app.api.schemas.base import MAX_BATCH, Answer
 from app.api.services import UsedServices
@@ -77,15 +77,7 @@ _ANSWER = {
     "logged. Before the first model the answer is a 503, never a 0.",
     responses={
         200: example(_ANSWER),
-        **problems(
-            "malformed-json",
-            "not-found",
-            "body-too-large",
-            "unsupported-media-type",
-            "model-not-ready",
-            "encoder-unavailable",
-            "corrupt-model",
-        ),
+        **problems(*ASKED),
     },
 )
 async def get_reward(

@@ -33,7 +33,7 @@ from app.domain import (
     RankedEvent,
 )
 from app.serving.exploration import Explored, explore
-from app.store import find_event, get_environment, item_features, note_event, record_event
+from app.store import find_event, item_features, note_event, record_event
 
 router = APIRouter(tags=["compatibility"])
 
@@ -131,11 +131,12 @@ async def rank(
 ) -> RankResponse:
     name = _environment_of(key, environment)
     ranked = _ranked_actions(body)
-    options = await _options(services, name, ranked)
-    context = _context(await get_environment(services.db, name), body.context_features)
+    defined = (await services.current.environment(name)).definition
+    options = await _options(services, defined, ranked)
+    context = _context(defined, body.context_features)
     person = user or _user_in(body.context_features)
     event_id = body.event_id or uuid4().hex
-    explored = await _explored(services, name, person, options, context, event_id)
+    explored = await _explored(services, defined, person, options, context, event_id)
     others = tuple(option.model_dump() for index, option in enumerate(options) if index != explored.chosen)
     await record_event(
         services.db,
@@ -231,9 +232,9 @@ def _ranked_actions(body: RankRequest) -> list[ActionFeatures]:
     return ranked
 
 
-async def _options(services: Services, name: str, actions: Sequence[ActionFeatures]) -> list[OptionBody]:
+async def _options(services: Services, environment: Environment, actions: Sequence[ActionFeatures]) -> list[OptionBody]:
     """An action whose id is an item of the catalogue is that item; another one is what its features say, as text."""
-    environment = await get_environment(services.db, name)
+    name = environment.name
     if not isinstance(environment, CatalogEnvironment):
         raise InvalidInputError(f"environment {name!r} is an MDP; actions to rank are options of a catalogue.")
     candidates = [action.id for action in actions if re.fullmatch(ID_PATTERN, action.id)]
@@ -260,13 +261,17 @@ def _context(environment: Environment, features: Sequence[Any] | None) -> TextBo
 
 
 async def _explored(
-    services: Services, name: str, user: str, options: Sequence[OptionBody], context: ContextBody | None, event_id: str
+    services: Services,
+    environment: Environment,
+    user: str,
+    options: Sequence[OptionBody],
+    context: ContextBody | None,
+    event_id: str,
 ) -> Explored:
     rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=8).digest()))
-    environment = await get_environment(services.db, name)
     read, read_context = await options_and_context(environment, options, context, services.encoder_for)
     try:
-        answer = await services.runtime.rewards(name, user, read, read_context)
+        answer = await services.runtime.rewards(environment.name, user, read, read_context)
     except ModelNotReadyError:
         return explore(None, len(options), rng)
     return explore(answer.rewards, len(options), rng)
@@ -304,7 +309,7 @@ async def _learn(services: Services, name: str, event: RankedEvent, value: float
         for index, other in enumerate(event.others)
         if other != event.chosen
     ]
-    environment = await get_environment(services.db, name)
+    environment = (await services.current.environment(name)).definition
     reader = await reader_for(environment, bodies, services.encoder_for)
     batch = [reader.preference(body, f"/others/{index}") for index, body in enumerate(bodies)]
     try:

@@ -10,13 +10,12 @@ from app.api.compat.openrlhf import share
 from app.api.compat.wire import NOBODY, ForeignBody, check_reads_texts, readable
 from app.api.conversion import options_and_context
 from app.api.environments import example
-from app.api.problems import problems, request_id_of
+from app.api.problems import ASKED, problems, request_id_of
 from app.api.schemas.answers import Reward
 from app.api.schemas.base import MAX_BATCH, Answer, Id
 from app.api.schemas.options import ItemBody, TextBody
 from app.api.services import Services, UsedServices
 from app.domain import ApiKey, CatalogEnvironment, InvalidInputError
-from app.store import get_environment
 
 router = APIRouter(tags=["compatibility"])
 
@@ -109,15 +108,7 @@ _DESCRIPTION = (
     "model named `environment/user`. `relevance_score` is the reward in [0, 1]; `reward`, its standard error and its "
     "bounds stand beside it."
 )
-_FAILURES = problems(
-    "malformed-json",
-    "not-found",
-    "body-too-large",
-    "unsupported-media-type",
-    "model-not-ready",
-    "encoder-unavailable",
-    "corrupt-model",
-)
+_FAILURES = problems(*ASKED)
 
 
 @router.post(
@@ -175,7 +166,7 @@ async def _reranked(
             pointer="/model",
         )
     check_visible(key, name)
-    environment = await get_environment(services.db, name)
+    environment = (await services.current.environment(name)).definition
     has_contexts = isinstance(environment, CatalogEnvironment) and environment.context_dim is not None
     documents = [_option(document) for document in body.documents]
     if any(isinstance(document, TextBody) for document in documents):

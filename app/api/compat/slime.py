@@ -8,7 +8,7 @@ from pydantic import Field
 from app.api.auth import Reader
 from app.api.compat.wire import ForeignBody, Said, user_in, valued
 from app.api.environments import EnvironmentName, example
-from app.api.problems import problems
+from app.api.problems import ASKED, problems
 from app.api.services import UsedServices
 
 router = APIRouter(tags=["compatibility"])
@@ -35,15 +35,7 @@ class SampleBody(ForeignBody):
     "never logged. Before the first model the answer is a 503, never a 0.",
     responses={
         200: example(1.31),
-        **problems(
-            "malformed-json",
-            "not-found",
-            "body-too-large",
-            "unsupported-media-type",
-            "model-not-ready",
-            "encoder-unavailable",
-            "corrupt-model",
-        ),
+        **problems(*ASKED),
     },
 )
 async def reward(

@@ -15,7 +15,6 @@ from app.api.services import Services
 from app.api.validation import quoted
 from app.domain import CatalogEnvironment, Environment, InvalidInputError
 from app.serving import RewardAnswer
-from app.store import get_environment
 
 NOBODY = ""
 """A user that no preference can name: served the population's answer."""
@@ -48,7 +47,7 @@ async def valued(services: Services, name: str, said: Sequence[Said]) -> list[Va
 
     A prompt is the context where the environment has contexts, and is passed over where it has none.
     """
-    environment = await get_environment(services.db, name)
+    environment = (await services.current.environment(name)).definition
     check_reads_texts(environment)
     has_contexts = isinstance(environment, CatalogEnvironment) and environment.context_dim is not None
     bodies = [readable(one.text) for one in said]
