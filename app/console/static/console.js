@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 let leaving = new AbortController();
 
 // Every deed of a page goes through here: a problem is shown, and the next success clears it.
-export async function attempt(deed) {
+async function attempt(deed) {
   try {
     await deed();
     $("problem").textContent = "";

@@ -1,7 +1,7 @@
 // One environment: what its model is like, its refits as they go, its versions, its users.
 import { adminPath, call, environmentPath, follow, optional } from "./api.js";
 import { activityChart, nothing, spectrumChart, trialsChart, versionsChart } from "./charts.js";
-import { count, decimal, el, fact, facts, figure, percent, section, table, when } from "./page.js";
+import { confirmed, count, decimal, el, fact, facts, figure, percent, section, table, when } from "./page.js";
 import { modelFacts } from "./overview.js";
 
 const RUNNING = new Set(["queued", "running"]);
@@ -89,24 +89,6 @@ function promoteButton({ name, attempt }, model, models) {
     await call(`${adminPath(name)}/models/${model.version}/promote`, { method: "POST" });
     dispatchEvent(new Event("hashchange"));
   }));
-}
-
-// A button that asks once more, in the page's own dialog.
-export function confirmed(text, question, deed) {
-  return el("button", {
-    type: "button",
-    onclick: () => {
-      const dialog = el("dialog", { "aria-label": question },
-        el("p", {}, question),
-        el("form", { method: "dialog" }, el("button", { value: "yes" }, text), el("button", { value: "no" }, "Not now")));
-      dialog.addEventListener("close", () => {
-        dialog.remove();
-        if (dialog.returnValue === "yes") deed();
-      });
-      document.body.append(dialog);
-      dialog.showModal();
-    },
-  }, text);
 }
 
 function showRefits(context, place, refits) {

@@ -35,6 +35,24 @@ export function figure(caption, chart, ...numbers) {
     numbers.length ? el("details", {}, el("summary", {}, "The numbers"), ...numbers) : "");
 }
 
+// A button that asks once more, in the page's own dialog.
+export function confirmed(text, question, deed) {
+  return el("button", {
+    type: "button",
+    onclick: () => {
+      const dialog = el("dialog", { "aria-label": question },
+        el("p", {}, question),
+        el("form", { method: "dialog" }, el("button", { value: "yes" }, text), el("button", { value: "no" }, "Not now")));
+      dialog.addEventListener("close", () => {
+        dialog.remove();
+        if (dialog.returnValue === "yes") deed();
+      });
+      document.body.append(dialog);
+      dialog.showModal();
+    },
+  }, text);
+}
+
 export function section(title, ...children) {
   return el("section", {}, el("h2", {}, title), ...children);
 }

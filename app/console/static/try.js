@@ -1,8 +1,7 @@
 // A person answers pairs, and watches their own ranking form.
 import { call, environmentPath, titles, userPath } from "./api.js";
 import { nothing, rankingChart } from "./charts.js";
-import { confirmed } from "./environment.js";
-import { el, section } from "./page.js";
+import { confirmed, el, section } from "./page.js";
 import { optionText } from "./user.js";
 
 const ENOUGH = 10;
