@@ -12,7 +12,6 @@ Real servers in processes of their own, load from another process, PostgreSQL as
 """
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -33,10 +32,13 @@ import psycopg
 import uvicorn
 from fastapi import FastAPI
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from app.domain import Preference, Recorded
 from app.main import create_app_from_environment
 from app.store import Database, EmbeddedPostgres, migrate, record_preferences
 from app.store.importing import COPY, STAGING
+from benchmarks.load import loaded
 
 KEY = "benchmark-bootstrap-key-0123456789"
 ENVIRONMENT = "shop"
@@ -116,81 +118,12 @@ def wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes]) -> No
     raise AssertionError("the server was not ready in time")
 
 
-# The load, in a process of its own
+# The load
 
 
-class Connection(asyncio.Protocol):
-    """Sends one request after the other, each when the one before it is answered."""
-
-    def __init__(self, requests: Sequence[bytes], until: float, latencies: list[float]) -> None:
-        self._requests = requests
-        self._until = until
-        self._latencies = latencies
-        self._next = 0
-        self._buffer = b""
-        self.failures = 0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._send()
-
-    def _send(self) -> None:
-        self._began = time.perf_counter()
-        self._transport.write(self._requests[self._next % len(self._requests)])
-        self._next += 1
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        if len(body) < length:
-            return
-        now = time.perf_counter()
-        self._latencies.append(now - self._began)
-        self.failures += self._buffer[9:12] != b"201"
-        self._buffer = b""
-        if now < self._until:
-            self._send()
-        else:
-            self._transport.close()
-            self.done.set_result(None)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(error or ConnectionError("the server closed the connection"))
-
-
-async def load(port: int, seconds: float, n_connections: int) -> Json:
-    loop = asyncio.get_running_loop()
-    latencies: list[float] = []
-    prepared = [requests(n) for n in range(n_connections)]
-    began, used = time.perf_counter(), time.process_time()
-    connections = [
-        (
-            await loop.create_connection(
-                lambda n=n: Connection(prepared[n], began + seconds, latencies), "127.0.0.1", port
-            )
-        )[1]
-        for n in range(n_connections)
-    ]
-    await asyncio.gather(*(connection.done for connection in connections))
-    took = time.perf_counter() - began
-    return {
-        "requests": len(latencies),
-        "failures": sum(connection.failures for connection in connections),
-        "requests_per_second": round(len(latencies) / took, 1),
-        "p50_ms": round(float(np.percentile(latencies, 50)) * 1e3, 2),
-        "p99_ms": round(float(np.percentile(latencies, 99)) * 1e3, 2),
-        "load_cpu_share": round((time.process_time() - used) / took, 2),
-    }
-
-
-def requests(seed: int) -> list[bytes]:
-    rng = random.Random(seed)
-    return [request(preference(rng)) for _ in range(500)]
+def requests() -> list[bytes]:
+    rng = random.Random(0)
+    return [request(preference(rng)) for _ in range(32_000)]
 
 
 def preference(rng: random.Random) -> bytes:
@@ -209,14 +142,6 @@ def request(body: bytes) -> bytes:
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-
-def loaded(port: int, seconds: float, n_connections: int) -> Json:
-    command = [sys.executable, __file__, "--load", "--port", str(port), "--seconds", str(seconds)]
-    command += ["--connections", str(n_connections)]
-    done = subprocess.run(command, check=True, capture_output=True, timeout=seconds + 60)
-    answer: Json = json.loads(done.stdout)
-    return answer
 
 
 # The measurements
@@ -293,12 +218,13 @@ def define(client: httpx.Client) -> None:
 
 def measure_posts(database: str, seconds: float, n_connections: int) -> Json:
     found: Json = {}
+    sent = requests()
     for number, variant in enumerate(("without_write", "grouped", "one_row")):
         port = 18_600 + number
         with server(variant, database, port) as client:
             define(client)
-            loaded(port, min(2.0, seconds), n_connections)
-            found[variant] = loaded(port, seconds, n_connections)
+            loaded(port, sent, connections=n_connections, seconds=min(2.0, seconds))
+            found[variant] = loaded(port, sent, connections=n_connections, seconds=seconds)
     rate = {variant: result["requests_per_second"] for variant, result in found.items()}
     return found | {
         "ratio_to_route_without_write": round(rate["grouped"] / rate["without_write"], 3),
@@ -309,7 +235,6 @@ def measure_posts(database: str, seconds: float, n_connections: int) -> Json:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve")
-    parser.add_argument("--load", action="store_true")
     parser.add_argument("--port", type=int, default=18_600)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--connections", type=int, default=64)
@@ -317,8 +242,6 @@ def main() -> None:
     given = parser.parse_args()
     if given.serve:
         serve(given.serve, given.port)
-    elif given.load:
-        print(json.dumps(asyncio.run(load(given.port, given.seconds, given.connections))))
     else:
         with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder, "data")) as database:
             migrate(database)

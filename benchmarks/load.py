@@ -1,23 +1,43 @@
 """A load of HTTP requests from a process of its own: raw bytes over keep-alive connections.
 
-    python benchmarks/load.py < job.pickle > found.json
-
-A job is a dictionary: `port`, `requests` (whole HTTP requests as bytes, sent in turn), `connections`, `seconds`, and
-`rate`: None sends the next request when the last answer has come (throughput); a number of requests a second sends
-them when they are due, and counts latency from then on, so that a server that stands still is not spared.
+Other benchmarks call `loaded`, which starts this file with a job on its standard input. Requests are whole HTTP
+requests as bytes, sent in turn. Without a rate the next one is sent when the last answer has come (throughput); with a
+rate, in requests a second, they are sent when they are due, and latency counts from then on, so that a server that
+stands still is not spared.
 """
 
 import asyncio
 import json
 import pickle
+import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import uvloop
 
 WARM_UP_SECONDS = 0.7
+
+
+def loaded(
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    connections: int,
+    seconds: float,
+    rate: float | None = None,
+    core: int | None = None,
+) -> dict[str, Any]:
+    """What a load found, from a process of its own; on one core of the machine if so asked."""
+    job = {"port": port, "requests": requests, "connections": connections, "seconds": seconds, "rate": rate}
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
+    done = subprocess.run(
+        [*pinned, sys.executable, __file__], input=pickle.dumps(job), stdout=subprocess.PIPE, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 class Connection(asyncio.Protocol):
@@ -50,9 +70,9 @@ class Connection(asyncio.Protocol):
         good = self._received[9:10] == b"2"
         self._received.clear()
         self._expected = 0
-        self._load.answered(self, good)
+        self._load.answered(self, good=good)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, _: Exception | None) -> None:
         self._load.failures += int(self._load.open)
 
 
@@ -76,7 +96,7 @@ class Load:
         else:
             self._idle.append(connection)
 
-    def answered(self, connection: Connection, good: bool) -> None:  # noqa: FBT001
+    def answered(self, connection: Connection, *, good: bool) -> None:
         if not self.open:
             return
         self.failures += not good
@@ -94,6 +114,7 @@ class Load:
         loop = asyncio.get_running_loop()
         begun = time.perf_counter()
         self._counting_from = begun + WARM_UP_SECONDS
+        self._used = time.process_time()
         made = [await loop.create_connection(lambda: Connection(self), "127.0.0.1", port) for _ in range(connections)]
         end = begun + WARM_UP_SECONDS + seconds
         if self._rate is None:
@@ -128,6 +149,7 @@ class Load:
             "p99_ms": round(1e3 * found[min(len(found) - 1, int(0.99 * len(found)))], 3),
             "answers": len(found),
             "failures": self.failures,
+            "load_cpu_share": round((time.process_time() - self._used) / (taken + WARM_UP_SECONDS), 2),
         }
 
 

@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import json
 import os
-import pickle
 import platform
 import signal
 import socket
@@ -59,6 +58,7 @@ from app.store import (
     request_refit,
     upsert_items,
 )
+from benchmarks.load import loaded
 from tests.support.preference_worlds import draw_world
 
 ROOT = Path(__file__).parents[1]
@@ -249,20 +249,8 @@ def _server(url: str, folder: Path, core: int) -> Iterator[int]:
 def _load(
     port: int, requests: list[bytes], options: argparse.Namespace, *, rate: float | None = None, core: int = OTHER_CORE
 ) -> dict[str, Any]:
-    job = {
-        "port": port,
-        "requests": requests,
-        "connections": options.connections if rate is None else 2 * options.connections,
-        "seconds": options.seconds,
-        "rate": rate,
-    }
-    done = subprocess.run(
-        ["taskset", "-c", str(core), sys.executable, str(ROOT / "benchmarks" / "load.py")],
-        input=pickle.dumps(job),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
+    connections = options.connections if rate is None else 2 * options.connections
+    found = loaded(port, requests, connections=connections, seconds=options.seconds, rate=rate, core=core)
     assert not found["failures"], found
     return found
 
