@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.output import FAILURE, out, print_json
-from app.cli.remote import CLIENT_KEY
+from app.cli.remote import KEY_FILES
 from app.client import ApiError, Client, ServerUnreachableError
 from app.domain import DomainError
 from app.settings import Settings
@@ -234,7 +234,7 @@ def _key(settings: Settings) -> Check:
     name = "key"
     if os.environ.get("PSHARELORA_KEY"):
         return Check(name, Health.GOOD, "PSHARELORA_KEY is set")
-    files = [settings.data_dir / known for known in (CLIENT_KEY, "demo.key")]
+    files = [settings.data_dir / known for known in KEY_FILES]
     file = next((one for one in files if one.exists()), None)
     if file is None:
         if settings.auth == "off":

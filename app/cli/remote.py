@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from app.cli.formats import Format, UnreadableError, guessed_format, preferences_in
 from app.cli.output import FAILURE, MISUSE, NOT_READY, UNREACHABLE, complain, err, print_json
-from app.cli.preference_files import REPORTED_RECORDS, BadRecordError, Reading, blocks, check_columns
+from app.cli.preference_files import REPORTED_RECORDS, Reading, blocks, check_columns
 from app.client import DEFAULT_URL, ApiError, Client, ServerUnreachableError
 from app.settings import LOOPBACK, Settings
 
@@ -37,6 +37,9 @@ HINTS = {
 
 CLIENT_KEY = "client.key"
 """In the data directory: the key that commands on this machine use."""
+
+KEY_FILES = (CLIENT_KEY, "demo.key")
+"""Where commands look for it, in this order."""
 
 
 def named_environments(incomplete: str) -> list[str]:
@@ -85,7 +88,7 @@ def local_key(url: str) -> str | None:
     """What lies in the data directory, for a service on this machine only."""
     if urlsplit(url).hostname not in LOOPBACK:
         return None
-    for name in (CLIENT_KEY, "demo.key"):
+    for name in KEY_FILES:
         with suppress(OSError):
             return (Settings().data_dir / name).read_text().strip()
     return None
@@ -96,7 +99,7 @@ def import_preferences(
     environment: EnvironmentName,
     file: Annotated[
         Path,
-        typer.Argument(help="NDJSON, CSV (.csv) or Parquet (.parquet); with --format also .json; .gz is unpacked."),
+        typer.Argument(help="NDJSON, or a table (.csv, .tsv, .parquet); with --format also .json; .gz is unpacked."),
     ],
     form: Annotated[
         Format | None,
@@ -172,7 +175,7 @@ def import_preferences(
 def _check_columns(file: Path) -> None:
     try:
         check_columns(file)
-    except (BadRecordError, OSError) as error:
+    except (ValueError, OSError) as error:
         complain(f"{file}: {error}", code=MISUSE)
 
 
