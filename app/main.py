@@ -10,7 +10,7 @@ import structlog
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from app.api import Services, build_application
+from app.api import RateLimiter, Services, build_application
 from app.console import router as console
 from app.encoders import encoder_for, probe_dim
 from app.learning import prepare as prepare_learning
@@ -85,6 +85,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
             encoder_for=encode_for,
             probe_dim=partial(probe_dim, api_key=api_key),
             metrics=metrics,
+            rates=RateLimiter(settings.requests_per_minute),
             admin_key=_revealed(settings.admin_key),
             open_to_all=settings.auth == "off",
         )

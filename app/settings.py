@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = None
     """A bootstrap key with every scope, at least 24 characters; better made once by `psharelora keys create`."""
 
+    requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    """What a key without a limit of its own may ask of each API process; unlimited if absent."""
+
     database_pool_size: int = Field(default=10, ge=1, le=200)
     """Database connections an API process keeps at most."""
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI
 
 from app.api import (
     activity,
+    audit,
     compat,
     environments,
     explanations,
@@ -41,6 +42,7 @@ ROUTERS = (
     refits.router,
     models.router,
     keys.router,
+    audit.router,
     operations.router,
     problems.router,
     *compat.ROUTERS,

@@ -15,7 +15,9 @@ from starlette.types import Scope as AsgiScope
 
 from app.api.problems import domain_problem
 from app.api.services import Services
+from app.api.validation import quoted
 from app.domain import ApiKey, DomainError, NotFoundError, PermissionDeniedError, Scope, UnauthenticatedError
+from app.store import actor
 
 _BOOTSTRAP = ApiKey(
     id="bootstrap",
@@ -28,6 +30,9 @@ _BOOTSTRAP = ApiKey(
 
 PROTECTED = ("/v1/", "/v2/", "/compat/", "/personalizer/")
 
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+"""Whom a service that is open to all answers, and as whom: also not the page of a foreign name that leads here."""
+
 _IN_PATH = re.compile(r"/compat/keys/(?P<secret>[^/]+)(?P<rest>/.+)")
 """Training frameworks post rewards' questions to an address and nothing else."""
 
@@ -38,7 +43,8 @@ AZURE_HEADER = "ocp-apim-subscription-key"
 class Authentication:
     """Refuses calls of the API without a valid key, before their bodies are read.
 
-    A key in the path is taken out of it, so that nothing behind this layer can log or repeat it.
+    A key in the path is taken out of it, so that nothing behind this layer can log or repeat it. What a key may ask in
+    a minute is counted here too, and whose deeds the audit log tells of is noted.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -46,17 +52,26 @@ class Authentication:
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
+            state = scope["state"]
             try:
                 key = await _key_of_request(scope)
+                allowance, refused = scope["app"].state.services.rates.spend(key)
+                if allowance is not None:
+                    state["allowance"] = allowance
+                if refused is not None:
+                    raise refused
             except DomainError as error:
                 await domain_problem(scope, error)(scope, receive, send)
                 return
-            scope["state"]["key"] = key
+            state["key"] = key
+            actor.set((key.id, state["request_id"]))
         await self._app(scope, receive, send)
 
 
 async def _key_of_request(scope: AsgiScope) -> ApiKey:
     services: Services = scope["app"].state.services
+    if services.open_to_all:
+        _check_loopback(scope)
     in_path = _IN_PATH.fullmatch(scope["path"])
     if in_path is not None:
         scope["path"] = "/compat" + in_path["rest"]
@@ -71,6 +86,25 @@ async def _key_of_request(scope: AsgiScope) -> ApiKey:
     if header is None and scope["path"].startswith("/personalizer/") and AZURE_HEADER in headers:
         header = f"Bearer {headers[AZURE_HEADER]}"
     return await _key_of(services, header)
+
+
+def _check_loopback(scope: AsgiScope) -> None:
+    """However the process was started, and whatever it listens on.
+
+    Raises
+    ------
+    PermissionDeniedError
+        The connection came in from elsewhere, or asks for a name that is not this machine's own.
+    """
+    server = scope.get("server") or ("127.0.0.1", None)
+    host = Headers(scope=scope).get("host", "localhost")
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    if server[1] is not None and server[0] not in LOOPBACK_HOSTS | {"::ffff:127.0.0.1"}:
+        raise PermissionDeniedError("PSHARELORA_AUTH=off is for this machine alone: set it to keys.")
+    if name.lower() not in LOOPBACK_HOSTS:
+        raise PermissionDeniedError(
+            f"PSHARELORA_AUTH=off answers only as localhost or 127.0.0.1; the request is for {quoted(host)}."
+        )
 
 
 async def _key_of(services: Services, header: str | None) -> ApiKey:
@@ -95,8 +129,10 @@ def requires(needed: Scope) -> Callable[..., ApiKey]:
 
     def check(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None) -> ApiKey:
         key: ApiKey = request.state.key
-        check_scope(key, needed)
         environment = request.path_params.get("environment")
+        if needed is Scope.ADMIN:
+            mark_audited(request, environment)
+        check_scope(key, needed)
         if environment is not None:
             check_visible(key, environment)
         return key
@@ -107,6 +143,7 @@ def requires(needed: Scope) -> Callable[..., ApiKey]:
 def defines(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None) -> ApiKey:
     """A dependency: the caller's key, which may define the environment in the path."""
     key: ApiKey = request.state.key
+    mark_audited(request, request.path_params["environment"])
     check_scope(key, Scope.ADMIN)
     if key.environments is not None and request.path_params["environment"] not in key.environments:
         listed = ", ".join(sorted(key.environments))
@@ -118,6 +155,19 @@ Reader = Annotated[ApiKey, Depends(requires(Scope.READ))]
 Feeder = Annotated[ApiKey, Depends(requires(Scope.FEEDBACK))]
 Admin = Annotated[ApiKey, Depends(requires(Scope.ADMIN))]
 Definer = Annotated[ApiKey, Depends(defines)]
+
+
+def mark_audited(request: Request, environment: str | None) -> None:
+    """Should this call of an administrator fail, the audit log tells of it; what succeeds notes itself."""
+    if request.method != "GET":
+        action = f"{request.method} {request.scope['route'].path}"
+        request.scope["state"]["audited"] = (action, environment)
+
+
+def check_acts(key: ApiKey, user: str | None) -> None:
+    """The key may name this user in a header, if it named one."""
+    if user is not None:
+        check_scope(key, Scope.ACT_AS_USER)
 
 
 def check_feeds(key: ApiKey, environment: str) -> None:

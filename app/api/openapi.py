@@ -36,6 +36,7 @@ TAGS = [
     ("refits", "Runs of the worker that fit a new model."),
     ("models", "Fitted model versions."),
     ("keys", "API keys."),
+    ("audit", "What administrators did."),
     ("compatibility", "The wire forms of tools that people already use."),
     ("operations", "For those who run the service."),
 ]

@@ -23,6 +23,7 @@ from app.domain import (
     NotFoundError,
     OverloadedError,
     PermissionDeniedError,
+    RateLimitedError,
     RefitStateError,
     StoreUnavailableError,
     UnauthenticatedError,
@@ -98,6 +99,13 @@ _KINDS = (
         "The input contradicts its contract",
         "The detail says what is wrong with the first offender, `pointer` where it is in the body (RFC 6901), and "
         "`errors` lists all that were found. Nothing of the request was stored.",
+    ),
+    ProblemKind(
+        RateLimitedError.code,
+        429,
+        "Too many requests",
+        "The API key has made as many requests as it may in a minute. Nothing was done; `Retry-After` says when the "
+        "next one is taken, the headers `RateLimit-Policy` and `RateLimit` how many there are and how many are left.",
     ),
     ProblemKind("internal", 500, "A fault of this service", "The log has the details under the request's id."),
     ProblemKind(
@@ -213,7 +221,8 @@ def request_id_of(scope: Scope) -> str:
 
 def domain_problem(scope: Scope, error: DomainError) -> JSONResponse:
     code = error.code if error.code in PROBLEMS else "internal"
-    return problem_response(scope, code, error.message, pointer=error.pointer)
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, RateLimitedError) else None
+    return problem_response(scope, code, error.message, pointer=error.pointer, headers=headers)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -292,7 +301,13 @@ ASKED = (
 def problems(*codes: str, authenticated: bool = True) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` for these codes, with those that every authenticated call can end in."""
     always = (
-        (UnauthenticatedError.code, PermissionDeniedError.code, InvalidInputError.code, StoreUnavailableError.code)
+        (
+            UnauthenticatedError.code,
+            PermissionDeniedError.code,
+            InvalidInputError.code,
+            RateLimitedError.code,
+            StoreUnavailableError.code,
+        )
         if authenticated
         else ()
     )

@@ -9,7 +9,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_response
+from app.domain import StoreUnavailableError
 from app.observability import HttpMetrics
+from app.store import note_failure
 
 log = structlog.get_logger()
 
@@ -19,6 +21,9 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -26,6 +31,9 @@ _HEADERS = {
 """Answers are personal and never cached; pages load nothing from elsewhere."""
 
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+
+_OVER_TLS = [(b"strict-transport-security", b"max-age=31536000")]
+"""Only where the connection (or the proxy in front, by X-Forwarded-Proto) is encrypted; for a year."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -45,7 +53,7 @@ class Requests:
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._answer(scope, receive, _Sender(send, request_id))
+            await self._answer(scope, receive, _Sender(send, scope, request_id))
 
     async def _answer(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
         begun = time.perf_counter()
@@ -64,14 +72,26 @@ class Requests:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             status = sender.status or 499
             self._metrics.count_request(route, method, status, seconds)
+            if "audited" in scope["state"] and status >= 400:
+                await _note_failure(scope, status)
             log.info("request", route=route, method=method, status=status, milliseconds=round(seconds * 1000, 2))
+
+
+async def _note_failure(scope: Scope, status: int) -> None:
+    """Tell the audit log of an administrator's call that was refused or failed."""
+    action, environment = scope["state"]["audited"]
+    try:
+        await note_failure(scope["app"].state.services.db, action, environment, str(status))
+    except StoreUnavailableError:
+        log.exception("failure_not_audited", action=action, environment=environment, status=status)
 
 
 class _Sender:
     """Adds the headers of every answer, and remembers its status."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, scope: Scope, request_id: str) -> None:
         self._send = send
+        self._scope = scope
         self._request_id = request_id
         self.status: int | None = None
 
@@ -82,5 +102,10 @@ class _Sender:
             present = {name for name, _ in headers}
             headers.append((b"x-request-id", self._request_id.encode()))
             headers.extend(one for one in _RAW_HEADERS if one[0] not in present)
+            if self._scope["scheme"] == "https":
+                headers.extend(_OVER_TLS)
+            allowance = self._scope["state"].get("allowance")
+            if allowance is not None:
+                headers.extend(allowance.headers)
             message["headers"] = headers
         await self._send(message)

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from app.api.conversion import EncoderFor
+from app.api.rates import RateLimiter
 from app.observability import HttpMetrics
 from app.serving import ServingRuntime
 from app.store import Current, Database, Recorder
@@ -25,6 +26,7 @@ class Services:
     metrics: HttpMetrics
     admin_key: str | None
     """The bootstrap key from the settings."""
+    rates: RateLimiter
     open_to_all: bool
     """Everybody is an administrator; only ever on a loopback address."""
 

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from app.cli import ask, keys
+from app.cli.audit import audit
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate
@@ -45,6 +46,7 @@ app.command(rich_help_panel=ASKING)(ask.user)
 app.command(rich_help_panel=ASKING)(ask.models)
 app.command(rich_help_panel=STUDIES)(evaluate)
 app.command(rich_help_panel=STUDIES)(simulate)
+app.command(rich_help_panel=RUNNING)(audit)
 app.add_typer(keys.app, name="keys", rich_help_panel=RUNNING)
 
 

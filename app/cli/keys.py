@@ -1,8 +1,9 @@
-"""`psharelora keys`: make, list and revoke API keys, straight in the database."""
+"""`psharelora keys`: make, list, replace and revoke API keys, straight in the database."""
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, TypeVar
 
 import typer
@@ -11,12 +12,14 @@ from rich.table import Table
 from app.cli.database import database_url
 from app.cli.output import complain, out, print_json
 from app.cli.remote import CLIENT_KEY
-from app.domain import ApiKey, NotFoundError, Scope
+from app.domain import ApiKey, ConflictError, NotFoundError, Scope
 from app.settings import Settings
 
-app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+app = typer.Typer(help="Make, list, replace and revoke API keys.", no_args_is_help=True)
 
 Result = TypeVar("Result")
+
+LONGEST_DAYS = 36_500
 
 
 @app.command()
@@ -26,6 +29,12 @@ def create(
     scope: Annotated[list[Scope], typer.Option(help="May be given several times.")],
     environment: Annotated[
         list[str] | None, typer.Option(help="Restrict the key to this environment; may be given several times.")
+    ] = None,
+    expires_days: Annotated[
+        float | None, typer.Option(min=0, max=LONGEST_DAYS, help="Refuse the key after so many days; never if absent.")
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="What it may ask of each API process; the settings' limit if absent.")
     ] = None,
     save: Annotated[
         bool, typer.Option("--save", help="Keep it in the data directory, where this machine's commands find it.")
@@ -38,11 +47,44 @@ def create(
     environments = frozenset(environment) if environment else None
 
     async def make(database: Database) -> tuple[ApiKey, str]:
-        return await create_key(database, name, frozenset(scope), environments)
+        return await create_key(
+            database,
+            name,
+            frozenset(scope),
+            environments,
+            expires_at=None if expires_days is None else datetime.now(UTC) + timedelta(days=expires_days),
+            requests_per_minute=requests_per_minute,
+        )
 
     key, secret = with_database(make)
     if save:
         _saved(secret)
+    _show(key, secret, as_json=as_json)
+
+
+@app.command()
+def rotate(
+    *,
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` prints it.")],
+    grace_hours: Annotated[
+        float, typer.Option(min=0, max=24 * LONGEST_DAYS, help="How long the old key goes on being valid.")
+    ] = 24.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a key's successor, which may do the same; the old one expires after the grace."""
+    from app.store import Database, rotate_key
+
+    async def replace(database: Database) -> tuple[ApiKey, str]:
+        return await rotate_key(database, key_id, grace=timedelta(hours=grace_hours))
+
+    try:
+        key, secret = with_database(replace)
+    except (NotFoundError, ConflictError) as error:
+        complain(error.message)
+    _show(key, secret, as_json=as_json)
+
+
+def _show(key: ApiKey, secret: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"id": key.id, "name": key.name, "key": secret})
     else:
@@ -98,11 +140,12 @@ def revoke(
 
 
 def with_database(work: Callable[..., Awaitable[Result]]) -> Result:
-    """Run one store call of a command against the migrated database."""
-    from app.store import Database, migrate
+    """Run one store call of a command against the migrated database; the audit log says that a command did it."""
+    from app.store import COMMAND, Database, actor, migrate
 
     async def run(url: str) -> Result:
         database = Database(url)
+        actor.set((COMMAND, None))
         try:
             return await work(database)
         finally:
@@ -118,4 +161,9 @@ def _reach(key: ApiKey) -> str:
 
 
 def _state(key: ApiKey) -> str:
-    return "active" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d}"
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at:%Y-%m-%d}"
+    if key.expires_at is None:
+        return "active"
+    word = "expires" if key.expires_at > datetime.now(UTC) else "expired"
+    return f"{word} {key.expires_at:%Y-%m-%d}"

@@ -305,10 +305,23 @@ def promote(environment: str, version: int) -> Call[answers.ModelVersion]:
     return Call("POST", f"{_admin(environment)}/models/{version}/promote", as_json)
 
 
-def create_key(name: str, scopes: Sequence[str], *, environments: Sequence[str] | None = None) -> Call[Json]:
-    """Make an API key; the answer's `secret` is shown this once."""
+def create_key(
+    name: str,
+    scopes: Sequence[str],
+    *,
+    environments: Sequence[str] | None = None,
+    expires_at: str | None = None,
+    requests_per_minute: int | None = None,
+) -> Call[Json]:
+    """Make an API key; the answer's `secret` is shown this once. `expires_at` is RFC 3339."""
     listed = None if environments is None else list(environments)
-    body = _given(name=name, scopes=list(scopes), environments=listed)
+    body = _given(
+        name=name,
+        scopes=list(scopes),
+        environments=listed,
+        expires_at=expires_at,
+        requests_per_minute=requests_per_minute,
+    )
     return Call("POST", "/v1/admin/keys", as_json, {"json": body}, repeatable=False)
 
 
@@ -317,9 +330,20 @@ def keys() -> Call[Json]:
     return Call("GET", "/v1/admin/keys", as_json)
 
 
+def rotate_key(key_id: str, *, grace_seconds: float | None = None, expires_at: str | None = None) -> Call[Json]:
+    """Make a key's successor; the old one goes on being valid for a day, or for `grace_seconds`."""
+    body = _given(grace_seconds=grace_seconds, expires_at=expires_at)
+    return Call("POST", f"/v1/admin/keys/{_quoted(key_id)}/rotate", as_json, {"json": body}, repeatable=False)
+
+
 def revoke_key(key_id: str) -> Call[Json]:
     """Refuse a key from now on."""
     return Call("DELETE", f"/v1/admin/keys/{_quoted(key_id)}", as_json)
+
+
+def audit(*, limit: int | None = None, before: int | None = None) -> Call[Json]:
+    """What administrators did, newest first; read on with `before` = the answer's `next`."""
+    return Call("GET", "/v1/admin/audit", as_json, {"params": _given(limit=limit, before=before)})
 
 
 def health() -> Call[Json]:

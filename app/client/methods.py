@@ -75,5 +75,7 @@ class Methods:
     promote = Method(calls.promote)
     create_key = Method(calls.create_key)
     keys = Method(calls.keys)
+    rotate_key = Method(calls.rotate_key)
     revoke_key = Method(calls.revoke_key)
+    audit = Method(calls.audit)
     health = Method(calls.health)

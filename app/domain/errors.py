@@ -6,6 +6,7 @@ DomainError
 +-- ConflictError             an id is taken by other content
 +-- UnauthenticatedError      no key, or a key that is not valid
 +-- PermissionDeniedError     a valid key without the needed scope
++-- RateLimitedError          the key has made as many requests as it may for now
 +-- RefitStateError           the refit or model is not in a state that allows this
 +-- ModelNotReadyError        nothing to answer from yet
 +-- EncoderUnavailableError   the embeddings service did not answer
@@ -45,6 +46,14 @@ class UnauthenticatedError(DomainError):
 
 class PermissionDeniedError(DomainError):
     code = "permission-denied"
+
+
+class RateLimitedError(DomainError):
+    code = "rate-limited"
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class RefitStateError(DomainError):

@@ -4,6 +4,7 @@ Each public coroutine is one whole transaction on a `Database`.
 """
 
 from app.store.activity import Bucket, feedback_activity, list_users
+from app.store.audit import COMMAND, AuditEntry, actor, list_audit, note_failure
 from app.store.current import Current
 from app.store.database import Database, Notice
 from app.store.embedded import EmbeddedPostgres
@@ -20,7 +21,7 @@ from app.store.events import EVENT_LIFETIME, find_event, note_event, record_even
 from app.store.health import EnvironmentAge, Installation, installation
 from app.store.importing import Imported, import_preferences
 from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
-from app.store.keys import authenticate, create_key, list_keys, revoke_key
+from app.store.keys import authenticate, create_key, list_keys, revoke_key, rotate_key
 from app.store.loading import load_preferences, user_comparisons
 from app.store.migration import (
     SchemaBehindError,
@@ -61,10 +62,12 @@ from app.store.users import ServingState, UserCount, UserState, erase_user, expo
 from app.store.writer import Recorder, Writer
 
 __all__ = [
+    "COMMAND",
     "EVENT_LIFETIME",
     "QUEUE",
     "REFIT_TASK",
     "AdapterPage",
+    "AuditEntry",
     "Bucket",
     "Current",
     "Database",
@@ -86,6 +89,7 @@ __all__ = [
     "UserCount",
     "UserState",
     "Writer",
+    "actor",
     "adapter_count",
     "adapter_of",
     "adapter_pages",
@@ -109,6 +113,7 @@ __all__ = [
     "import_preferences",
     "installation",
     "item_features",
+    "list_audit",
     "list_environments",
     "list_items",
     "list_keys",
@@ -119,6 +124,7 @@ __all__ = [
     "load_preferences",
     "migrate",
     "note_event",
+    "note_failure",
     "promote_model",
     "publish_model",
     "put_environment",
@@ -132,6 +138,7 @@ __all__ = [
     "retire_item",
     "retry_stalled_jobs",
     "revoke_key",
+    "rotate_key",
     "schema_state",
     "server_connections",
     "serving_state",

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from app.domain import ApiKey
@@ -161,8 +162,12 @@ class Current:
                 return environment, UserCount(state.user_key, state.feedback_count)
 
     async def _verify(self, secret: str) -> _Verified:
-        until = time.monotonic() + KEY_SECONDS
-        return _Verified(await authenticate(self._db, secret), until)
+        begun = time.monotonic()
+        key = await authenticate(self._db, secret)
+        left = KEY_SECONDS
+        if key.expires_at is not None:
+            left = min(left, (key.expires_at - datetime.now(UTC)).total_seconds())
+        return _Verified(key, begun + left)
 
     def _forget(self, notice: Notice) -> None:
         match notice:

@@ -18,6 +18,7 @@ from app.domain import (
     NotFoundError,
     RefitPolicy,
 )
+from app.store.audit import note
 from app.store.database import look_up, transaction
 from app.store.encoding import to_json
 from app.store.notices import announce, announce_environment
@@ -91,6 +92,7 @@ async def put_environment(connection: AsyncConnection, environment: Environment)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         await connection.execute(insert(environments).values(values))
+        await note(connection, "environment.create", environment.name)
         return environment, True
     current = _from_row(row)
     changed = [name for name, value in environment.meaning.items() if value != current.meaning.get(name)]
@@ -107,6 +109,8 @@ async def put_environment(connection: AsyncConnection, environment: Environment)
             .values(**values, revision=environments.c.revision + 1)
         )
         await announce_environment(connection, row["id"])
+        settings = [name for name, value in values.items() if row[name] != value]
+        await note(connection, "environment.change", environment.name, ", ".join(settings))
     return environment, False
 
 
@@ -176,6 +180,7 @@ async def delete_environment(connection: AsyncConnection, name: str) -> None:
     await connection.execute(delete(environments).where(environments.c.id == held.id))
     await announce(connection, {held.id: ()})
     await announce_environment(connection, held.id)
+    await note(connection, "environment.delete", name)
 
 
 async def read_environment(connection: AsyncConnection, name: str) -> Environment:

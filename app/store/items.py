@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import InvalidInputError, Item, NotFoundError
 from app.domain.arrays import ItemTable
+from app.store.audit import note
 from app.store.database import transaction
 from app.store.encoding import bytes_to_floats, floats_to_bytes
 from app.store.environments import EnvironmentRow, environment_key, find_environment, lock_environment
@@ -60,6 +61,7 @@ async def upsert_items(connection: AsyncConnection, name: str, batch: Sequence[I
     created = [row.created for row in rows]
     if created:
         await _note_change(connection, environment.id)
+        await note(connection, "items.upsert", name, f"{len(created)} items")
     return Upserted(created=sum(created), updated=len(created) - sum(created))
 
 
@@ -103,6 +105,7 @@ async def retire_item(connection: AsyncConnection, name: str, item_id: str) -> N
     if retired.rowcount == 0:
         raise NotFoundError(f"There is no item {item_id!r} in environment {name!r}.")
     await _note_change(connection, environment.id)
+    await note(connection, "items.retire", name, item_id)
 
 
 def _live(environment_id: int) -> Any:

@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import CorruptModelError, ModelStatus, ModelVersion, NotFoundError, StoredModel
+from app.store.audit import note
 from app.store.database import Database, driver_connection, look_up, transaction
 from app.store.encoding import digest, pack_arrays, portable, to_json, unpack_arrays
 from app.store.environments import environment_key, lock_environment
@@ -133,6 +134,7 @@ async def promote_model(connection: AsyncConnection, name: str, version: int) ->
     environment = await lock_environment(connection, name)
     await _read(connection, name, environment.id, version)
     await _serve(connection, environment.id, version)
+    await note(connection, "model.promote", name, str(version))
     return await _read(connection, name, environment.id, version)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import NotFoundError, Refit, RefitPhase, RefitState, RefitStateError
+from app.store.audit import note
 from app.store.database import look_up, transaction
 from app.store.encoding import to_json
 from app.store.environments import environment_key, lock_environment
@@ -54,6 +55,7 @@ async def request_refit(connection: AsyncConnection, name: str, reason: str = "r
         )
         if created is not None:
             await enqueue_refit(connection, environment.id, str(refit_id))
+            await note(connection, "refit.request", name, str(refit_id))
             return await _read(connection, refit_id), False
         waiting = await connection.scalar(
             select(refits.c.id).where(refits.c.environment_id == environment.id, refits.c.state == RefitState.QUEUED)
@@ -176,7 +178,9 @@ async def cancel_refit(connection: AsyncConnection, refit_id: UUID) -> Refit:
         case RefitState.SUCCEEDED | RefitState.FAILED:
             raise RefitStateError(f"Refit {refit_id} has {state}; there is nothing to cancel.")
     await connection.execute(update(refits).where(refits.c.id == refit_id).values(values))
-    return await _read(connection, refit_id)
+    cancelled = await _read(connection, refit_id)
+    await note(connection, "refit.cancel", cancelled.environment, str(refit_id))
+    return cancelled
 
 
 _DUE = text(

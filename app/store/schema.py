@@ -72,6 +72,8 @@ environments = Table(
     Column("refit_begun_at", _Moment),
     Column("refit_preference_count", BigInteger, nullable=False, server_default="0"),
     Column("published_version", Integer),
+    # How many users were erased so far: a model that was fitted when there were fewer still rests on one of them.
+    Column("erasures", BigInteger, nullable=False, server_default="0"),
     _now("created_at"),
 )
 
@@ -176,6 +178,8 @@ models = Table(
     Column("diagnostics", JSONB, nullable=False),
     Column("metrics", JSONB, nullable=False),
     Column("refit_id", Uuid),
+    # Of the environment, when the model's preferences were loaded.
+    Column("erasures", BigInteger, nullable=False, server_default="0"),
     _now("created_at"),
     Column("published_at", _Moment),
     PrimaryKeyConstraint("environment_id", "version"),
@@ -243,4 +247,24 @@ api_keys = Table(
     Column("environments", ARRAY(Text)),
     _now("created_at"),
     Column("revoked_at", _Moment),
+    Column("expires_at", _Moment),
+    # The key that replaces this one, by a rotation.
+    Column("successor", _Name),
+    Column("requests_per_minute", Integer),
+)
+
+# A trigger refuses to change or remove a row.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    _key(),
+    _now("at"),
+    Column("key_id", _Name, nullable=False),
+    Column("action", Text, nullable=False),
+    # By name: the entries of an environment outlive it.
+    Column("environment", _Name),
+    Column("target", Text),
+    Column("outcome", Text, nullable=False),
+    Column("request_id", Text),
+    Index("audit_log_environment_id_idx", "environment", "id"),
 )

@@ -1,5 +1,6 @@
 """What is known of one user: how much, all of it, or nothing any more."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,6 +9,7 @@ from sqlalchemy import Row, TextClause, delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import NotFoundError
+from app.store.audit import note
 from app.store.database import look_up, transaction
 from app.store.encoding import bytes_to_floats, bytes_to_steps
 from app.store.environments import environment_key, lock_environment
@@ -188,7 +190,13 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> int:
         )
     )
     await announce_erasure(connection, environment.id, user, user_key)
+    await note(connection, "user.erase", name, user_digest(name, user))
     return len(gone)
+
+
+def user_digest(name: str, user: str) -> str:
+    """What the audit log has instead of an erased user's id: enough to tell that it was theirs, from the id alone."""
+    return hashlib.sha256(f"{name}/{user}".encode()).hexdigest()
 
 
 async def _delete_orphans(

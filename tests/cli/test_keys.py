@@ -43,3 +43,19 @@ def test_revoking_an_unknown_key_is_a_sentence(database_url: str, tmp_path: Path
     refused = run_command(tmp_path, "keys", "revoke", "nobodys", PSHARELORA_DATABASE_URL=database_url)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: There is no API key 'nobodys'.")
+
+
+def test_a_key_is_replaced_and_the_audit_log_knows(database_url: str, tmp_path: Path) -> None:
+    settings = {"PSHARELORA_DATABASE_URL": database_url}
+    made = run_command(tmp_path, "keys", "create", "s", "--scope", "read", "--expires-days", "1", "--json", **settings)
+    key_id = json.loads(made.stdout)["id"]
+    rotated = run_command(tmp_path, "keys", "rotate", key_id, "--grace-hours", "1", "--json", **settings)
+    assert rotated.returncode == 0, rotated.stderr
+    again = run_command(tmp_path, "keys", "rotate", key_id, **settings)
+    assert again.returncode == 1
+    assert "has a successor already" in again.stderr
+    told = json.loads(run_command(tmp_path, "audit", "--limit", "5", "--json", **settings).stdout)
+    assert [(one["key_id"], one["action"], one["target"]) for one in told[:2]] == [
+        ("command-line", "keys.rotate", key_id),
+        ("command-line", "keys.create", key_id),
+    ]

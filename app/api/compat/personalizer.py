@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import APIRouter, Body, Header, Path, Response
 from pydantic import Field
 
-from app.api.auth import Feeder, Reader, check_visible
+from app.api.auth import Feeder, Reader, check_acts, check_visible
 from app.api.compat.wire import ForeignBody, readable
 from app.api.conversion import options_and_context, reader_for
 from app.api.environments import example
@@ -51,7 +51,11 @@ EnvironmentHeader = Annotated[
     Header(alias="X-Psharelora-Environment", description="Needed unless the key is for one environment only."),
 ]
 UserHeader = Annotated[
-    Id | None, Header(alias="X-Psharelora-User", description="Else a context feature named user, userId or user_id.")
+    Id | None,
+    Header(
+        alias="X-Psharelora-User",
+        description="Needs the scope act-as-user; else a context feature named user, userId or user_id.",
+    ),
 ]
 
 
@@ -130,6 +134,7 @@ async def rank(
     user: UserHeader = None,
 ) -> RankResponse:
     name = _environment_of(key, environment)
+    check_acts(key, user)
     ranked = _ranked_actions(body)
     defined = (await services.current.environment(name)).definition
     options = await _options(services, defined, ranked)

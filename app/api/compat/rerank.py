@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Request
 from pydantic import Field
 
-from app.api.auth import Reader, check_visible
+from app.api.auth import Reader, check_acts, check_visible
 from app.api.compat.openrlhf import share
 from app.api.compat.wire import NOBODY, ForeignBody, check_reads_texts, readable
 from app.api.conversion import options_and_context
@@ -105,8 +105,8 @@ _BODIES: dict[str, Any] = {"texts": {"value": _BODY}}
 _DESCRIPTION = (
     "Ranks documents by one user's rewards. The environment and the user come from the headers "
     "`X-Psharelora-Environment` and `X-Psharelora-User`, else from the body's `environment` and `user`, else from a "
-    "model named `environment/user`. `relevance_score` is the reward in [0, 1]; `reward`, its standard error and its "
-    "bounds stand beside it."
+    "model named `environment/user`. Naming the user in the header needs the scope `act-as-user`. `relevance_score` is "
+    "the reward in [0, 1]; `reward`, its standard error and its bounds stand beside it."
 )
 _FAILURES = problems(*ASKED)
 
@@ -166,6 +166,7 @@ async def _reranked(
             pointer="/model",
         )
     check_visible(key, name)
+    check_acts(key, user_header)
     environment = (await services.current.environment(name)).definition
     has_contexts = isinstance(environment, CatalogEnvironment) and environment.context_dim is not None
     documents = [_option(document) for document in body.documents]

@@ -1,24 +1,54 @@
 """API keys on the wire."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from app.api.schemas.base import Answer, Body, Id, Label
+from app.api.schemas.preferences import is_text
 from app.domain import ApiKey, Scope
+
+
+def _ahead(value: datetime) -> datetime:
+    if value <= datetime.now(UTC):
+        raise ValueError(f"expected a time in the future; found {value.isoformat()}.")
+    return value
+
+
+Expiry = Annotated[
+    AwareDatetime, Field(strict=False), AfterValidator(_ahead), BeforeValidator(is_text, json_schema_input_type=str)
+]
 
 
 class KeyBody(Body):
     name: Label = Field(description="For people, to recognise it by.")
-    scopes: Annotated[list[Annotated[Scope, Field(strict=False)]], Field(min_length=1, max_length=3)] = Field(
-        description="`feedback` writes preferences, `read` reads answers, `admin` does everything."
+    scopes: Annotated[list[Annotated[Scope, Field(strict=False)]], Field(min_length=1, max_length=4)] = Field(
+        description="`feedback` writes preferences, `read` reads answers, `act-as-user` names the user in a header, "
+        "`admin` does everything."
     )
     environments: list[Id] | None = Field(
         default=None,
         min_length=1,
         max_length=1000,
         description="The only environments that the key can see and define; all if absent.",
+    )
+
+    expires_at: Expiry | None = Field(default=None, description="It is refused from then on; never if absent.")
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000_000,
+        description="What it may ask of each API process; the settings' limit if absent.",
+    )
+
+
+class RotationBody(Body):
+    grace_seconds: float = Field(
+        default=86_400.0, ge=0, le=31_536_000, description="How long the old key goes on being valid."
+    )
+    expires_at: Expiry | None = Field(
+        default=None, description="The new key's end; by default it lives as long as the old one was made to."
     )
 
 
@@ -29,6 +59,9 @@ class KeyAnswer(Answer):
     environments: list[str] | None
     created_at: datetime
     revoked_at: datetime | None
+    expires_at: datetime | None
+    successor: str | None = Field(description="The id of the key that replaces this one, after a rotation.")
+    requests_per_minute: int | None
 
     @classmethod
     def of(cls, key: ApiKey) -> "KeyAnswer":
@@ -51,4 +84,7 @@ def described(key: ApiKey) -> dict[str, object]:
         "environments": None if key.environments is None else sorted(key.environments),
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
+        "expires_at": key.expires_at,
+        "successor": key.successor,
+        "requests_per_minute": key.requests_per_minute,
     }

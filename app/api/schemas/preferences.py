@@ -14,7 +14,8 @@ CLOCK_ALLOWANCE = timedelta(days=1)
 """How far a client's clock may be ahead."""
 
 
-def _is_text(value: Any) -> Any:
+def is_text(value: Any) -> Any:
+    """Times are texts; numbers are not taken for them."""
     if not isinstance(value, str):
         raise ValueError("expected an RFC 3339 date and time, such as 2026-05-01T09:30:00Z.")  # noqa: TRY004 (pydantic)
     return value
@@ -30,7 +31,7 @@ def happened(value: datetime) -> datetime:
 
 
 Moment = Annotated[
-    AwareDatetime, Field(strict=False), AfterValidator(happened), BeforeValidator(_is_text, json_schema_input_type=str)
+    AwareDatetime, Field(strict=False), AfterValidator(happened), BeforeValidator(is_text, json_schema_input_type=str)
 ]
 
 

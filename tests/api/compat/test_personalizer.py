@@ -24,7 +24,7 @@ ACTIONS = [
 
 
 def client_with_key(api: httpx.Client, api_url: str, environment: str) -> Any:
-    scopes = {"name": "shop", "scopes": ["read", "feedback"], "environments": [environment]}
+    scopes = {"name": "shop", "scopes": ["read", "feedback", "act-as-user"], "environments": [environment]}
     secret = api.post("/v1/admin/keys", json=scopes).json()["secret"]
     return client_of(api_url, secret)
 
