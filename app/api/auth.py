@@ -71,7 +71,7 @@ class Authentication:
 async def _key_of_request(scope: AsgiScope) -> ApiKey:
     services: Services = scope["app"].state.services
     if services.open_to_all:
-        _check_loopback(scope)
+        check_loopback(scope)
     in_path = _IN_PATH.fullmatch(scope["path"])
     if in_path is not None:
         scope["path"] = "/compat" + in_path["rest"]
@@ -88,7 +88,7 @@ async def _key_of_request(scope: AsgiScope) -> ApiKey:
     return await _key_of(services, header)
 
 
-def _check_loopback(scope: AsgiScope) -> None:
+def check_loopback(scope: AsgiScope) -> None:
     """However the process was started, and whatever it listens on.
 
     Raises

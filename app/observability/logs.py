@@ -1,11 +1,14 @@
 """Logs are events with stable names and fields, bound once (request id, environment, refit) and inherited.
 
-No key, text or feature is ever a field.
+No key, text or feature is ever a field. Exceptions are told by their types and where they were raised: their messages
+may quote what somebody sent, or a row of the database.
 """
 
 import logging
 import sys
-from typing import Literal
+import traceback
+from types import TracebackType
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -51,9 +54,35 @@ def _without_colours(_logger: WrappedLogger, _method: str, event: EventDict) -> 
 
 def _rendering(form: Literal["json", "console"]) -> list[Processor]:
     if form == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        return [structlog.processors.ExceptionRenderer(_without_messages), structlog.processors.JSONRenderer()]
     return [
         structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=20
+            colors=sys.stderr.isatty(), exception_formatter=_print_without_messages, pad_event_to=20
         )
     ]
+
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+def _print_without_messages(stream: TextIO, exc_info: _ExcInfo) -> None:
+    stream.write("\n" + _without_messages(exc_info))
+
+
+def _without_messages(exc_info: _ExcInfo) -> str:
+    """A traceback as Python prints it, without what the exceptions say; of the database's, their code."""
+    return "\n".join(_told(exc_info[1], set()))
+
+
+def _told(error: BaseException, seen: set[int]) -> list[str]:
+    seen.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    lines = [*_told(before, seen), "", "which led to:", ""] if before is not None and id(before) not in seen else []
+    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip("\n")
+    code = getattr(error, "sqlstate", None)
+    what = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    lines += ["Traceback (most recent call last):", frames, what if code is None else f"{what} ({code})"]
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            lines += ["", "of which:", "", *_told(one, seen)]
+    return lines

@@ -53,6 +53,8 @@ class Database:
             max_overflow=0,
             pool_timeout=pool_timeout_seconds,
             pool_pre_ping=True,
+            # An error's message would quote what somebody said.
+            hide_parameters=True,
             connect_args={"connect_timeout": 5, "options": _OPTIONS},
         )
 

@@ -102,7 +102,7 @@ async def _attempt(db: Database, refit_id: UUID, attempt: int, *, last: bool, sh
         raise
     except Exception as error:
         if not last:
-            log.warning("refit_to_be_tried_again", environment=name, attempt=attempt, error=_words(error))
+            log.warning("refit_to_be_tried_again", environment=name, attempt=attempt, error=type(error).__name__)
             raise
         log.exception("refit_failed", environment=name, attempt=attempt)
         await _fail(db, refit_id, attempt, f"It failed {MAX_ATTEMPTS} times, at last with {_words(error)}")
@@ -115,7 +115,8 @@ async def _cancel(db: Database, refit_id: UUID, attempt: int) -> None:
 
 async def _fail(db: Database, refit_id: UUID, attempt: int, sentence: str) -> None:
     await finish_refit(db, refit_id, attempt, RefitState.FAILED, error=sentence)
-    log.info("refit_ended_in_failure", attempt=attempt, error=sentence)
+    # The sentence is the refit's own `error`; it may quote what was said, and a log must not.
+    log.info("refit_ended_in_failure", attempt=attempt)
 
 
 def _words(error: Exception) -> str:

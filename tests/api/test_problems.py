@@ -10,8 +10,9 @@ from fastapi import APIRouter, FastAPI
 from pydantic import ValidationError
 
 from app.api import build_application
+from app.api.auth import check_loopback
 from app.api.problems import PROBLEMS
-from app.domain import DomainError
+from app.domain import DomainError, PermissionDeniedError
 from app.main import create_app
 from app.observability import HttpMetrics
 from app.store import EmbeddedPostgres, SchemaBehindError, migrate
@@ -140,3 +141,19 @@ def test_without_authentication_everybody_on_this_machine_is_an_administrator(da
     name = f"open-{uuid4().hex}"
     with serving(database_url, auth="off") as url, client_for(url, None) as client:
         assert client.put(f"/v1/environments/{name}", json={"kind": "catalog", "item_dim": 2}).status_code == 201
+        # A page of a foreign name that leads here (DNS rebinding) is nobody on this machine.
+        foreign = client.get("/v1/environments", headers={"Host": "psharelora.example:8000"})
+        detail = (
+            'PSHARELORA_AUTH=off answers only as localhost or 127.0.0.1; the request is for "psharelora.example:8000".'
+        )
+        assert found_problem(foreign) == problem("permission-denied", 403, detail)
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "2001:db8::1", "0.0.0.0"])
+def test_without_authentication_only_this_machine_is_answered_however_it_was_started(host: str) -> None:
+    """uvicorn can be told to listen anywhere, past our settings: what counts is where a connection came in."""
+    scope = {"type": "http", "server": (host, 8000), "headers": [(b"host", b"localhost:8000")]}
+    with pytest.raises(PermissionDeniedError, match="for this machine alone"):
+        check_loopback(scope)
+    for own in ("127.0.0.1", "::1"):
+        check_loopback({**scope, "server": (own, 8000)})

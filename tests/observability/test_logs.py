@@ -13,7 +13,7 @@ with structlog.contextvars.bound_contextvars(request_id="r1"):
     logging.getLogger("some.library").warning("a library's %s", "words")
 try:
     secret = "do-not-log-me"
-    raise ValueError("broken")
+    raise ValueError(secret)
 except ValueError:
     log.exception("failed")
 """
@@ -32,7 +32,8 @@ def test_json_logs_are_one_object_a_line_with_bound_fields() -> None:
     assert first == {"event": "refit_begun", "level": "info", "environment": "e", "request_id": "r1"}
     assert second == {"event": "a library's words", "level": "warning", "request_id": "r1"}
     assert third["event"] == "failed"
-    assert "ValueError: broken" in third["exception"]
+    assert third["exception"].endswith("ValueError")
+    assert "do-not-log-me" not in third["exception"]
 
 
 def test_console_logs_are_for_people_and_show_no_local_values() -> None:
@@ -40,6 +41,6 @@ def test_console_logs_are_for_people_and_show_no_local_values() -> None:
     assert "refit_begun" in text
     assert "request_id=r1" in text
     assert "too quiet" not in text
-    # The line that raised is quoted, the values of its frame are not.
-    assert "ValueError: broken" in text
+    # Where it was raised is told; neither what it said nor the values of its frame are.
+    assert "ValueError" in text
     assert "do-not-log-me" not in text
