@@ -1,5 +1,9 @@
 """Builds the web application: the only place where its parts are wired together."""
 
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -46,7 +50,24 @@ def create_app_from_environment() -> FastAPI:
     """What uvicorn starts: `uvicorn --factory app.main:create_app_from_environment`."""
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
+    _end_with_the_parent()
     return create_app(settings)
+
+
+def _end_with_the_parent() -> None:
+    """Where `serve` runs several processes, they end in good order if their parent is killed.
+
+    They would go on, and keep the port from the one that is started in its place.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 @asynccontextmanager

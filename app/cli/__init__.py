@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from app.cli import ask, keys
 from app.cli.audit import audit
+from app.cli.backup import backup, restore
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate
@@ -34,6 +35,8 @@ app.command(rich_help_panel=RUNNING)(demo)
 app.command(rich_help_panel=RUNNING)(serve)
 app.command(rich_help_panel=RUNNING)(worker)
 app.command(rich_help_panel=RUNNING)(migrate)
+app.command(rich_help_panel=RUNNING)(backup)
+app.command(rich_help_panel=RUNNING)(restore)
 app.command(rich_help_panel=RUNNING)(doctor)
 app.command("import", rich_help_panel=DATA)(import_preferences)
 app.command(rich_help_panel=DATA)(export)

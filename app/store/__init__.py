@@ -5,6 +5,7 @@ Each public coroutine is one whole transaction on a `Database`.
 
 from app.store.activity import Bucket, feedback_activity, list_users
 from app.store.audit import COMMAND, AuditEntry, actor, list_audit, note_failure
+from app.store.backup import Manifest, back_up, restore
 from app.store.current import Current
 from app.store.database import Database, Notice
 from app.store.embedded import EmbeddedPostgres
@@ -47,7 +48,7 @@ from app.store.models import (
 )
 from app.store.notices import Notices, announce
 from app.store.preferences import record_preferences, refresh_statistics
-from app.store.queue import QUEUE, REFIT_TASK, queue_app, retry_stalled_jobs
+from app.store.queue import QUEUE, REFIT_TASK, pull_forward, queue_app, retry_stalled_jobs, retry_unheard_jobs
 from app.store.refits import (
     begin_refit,
     cancel_refit,
@@ -77,6 +78,7 @@ __all__ = [
     "EnvironmentSummary",
     "Imported",
     "Installation",
+    "Manifest",
     "NewModel",
     "Notice",
     "Notices",
@@ -96,6 +98,7 @@ __all__ = [
     "all_items",
     "announce",
     "authenticate",
+    "back_up",
     "begin_refit",
     "cancel_refit",
     "create_key",
@@ -127,6 +130,7 @@ __all__ = [
     "note_failure",
     "promote_model",
     "publish_model",
+    "pull_forward",
     "put_environment",
     "queue_app",
     "record_event",
@@ -135,8 +139,10 @@ __all__ = [
     "report_progress",
     "request_refit",
     "require_current_schema",
+    "restore",
     "retire_item",
     "retry_stalled_jobs",
+    "retry_unheard_jobs",
     "revoke_key",
     "rotate_key",
     "schema_state",

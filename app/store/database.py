@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.domain import StoreUnavailableError
+from app.store.patience import patient
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,8 +21,19 @@ T = TypeVar("T")
 ATTEMPTS = 5
 # How often a transaction is tried that PostgreSQL ended only because another one was in its way.
 
+PATIENCE_SECONDS = 10.0
+# How long a connection waits for a sign of life from a server that is at work for it.
+
 _LOST_RACES = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-_OPTIONS = "-c TimeZone=UTC -c random_page_cost=1.1 -c lock_timeout=30s -c idle_in_transaction_session_timeout=300s"
+_AWAY = (
+    # A standby, or a server whose disk is nearly full and that was made read-only for it.
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
+# What PostgreSQL calls an error of ours, and is its own state.
+
+# A process that was stopped in the middle of a transaction holds up others for as long as the last of these.
+_OPTIONS = "-c TimeZone=UTC -c random_page_cost=1.1 -c lock_timeout=30s -c idle_in_transaction_session_timeout=30s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,14 @@ _CHANGES = "psharelora_changes"
 class Database:
     """A pool of connections to one PostgreSQL database; made once a process, disposed of by who made it."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, pool_timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        pool_timeout_seconds: float = 10.0,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self.url = plain_url(url)
         self._told: list[Callable[[Notice], None]] = []
         self.engine = create_async_engine(
@@ -55,7 +74,11 @@ class Database:
             pool_pre_ping=True,
             # An error's message would quote what somebody said.
             hide_parameters=True,
-            connect_args={"connect_timeout": 5, "options": _OPTIONS},
+            connect_args={
+                "connect_timeout": 5,
+                "options": _OPTIONS,
+                "async_creator_fn": patient(patience_seconds).connect,
+            },
         )
 
     @asynccontextmanager
@@ -69,11 +92,11 @@ class Database:
             for change in changes:
                 self.pass_on(change)
         except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, OSError) as error:
-            if _lost_race(error):
+            if _is_one_of(error, _LOST_RACES):
                 raise
             raise StoreUnavailableError(f"The database did not answer: {_first_line(error)}") from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
+        except (DBAPIError, psycopg.Error) as error:
+            if getattr(error, "connection_invalidated", False) or _is_one_of(error, _AWAY):
                 raise StoreUnavailableError(f"The database did not answer: {_first_line(error)}") from error
             raise
 
@@ -154,8 +177,8 @@ async def driver_connection(connection: AsyncConnection) -> psycopg.AsyncConnect
     return driver
 
 
-def _lost_race(error: BaseException) -> bool:
-    return isinstance(error, _LOST_RACES) or isinstance(getattr(error, "orig", None), _LOST_RACES)
+def _is_one_of(error: BaseException, kinds: tuple[type[Exception], ...]) -> bool:
+    return isinstance(error, kinds) or isinstance(getattr(error, "orig", None), kinds)
 
 
 def _first_line(error: BaseException) -> str:

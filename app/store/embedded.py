@@ -104,6 +104,11 @@ class EmbeddedPostgres:
                 atexit.register(self.release)
             return self._url()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a server; it may be recovering."""
+        return postmaster(self._cluster) is not None
+
     def release(self) -> None:
         """Stop using the server; the last to leave stops it."""
         if self._in_use is None:

@@ -73,8 +73,13 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
+def migrations() -> ScriptDirectory:
+    """All that this version knows."""
+    return ScriptDirectory(str(_FOLDER))
+
+
 async def schema_state(db: Database) -> SchemaState:
-    expected = ScriptDirectory(str(_FOLDER)).get_current_head()
+    expected = migrations().get_current_head()
     assert expected is not None
     async with db.begin() as connection:
         current = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())

@@ -13,15 +13,15 @@ which the last has the position and the others 0.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any
 
 import psycopg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.store.database import EVERYTHING, Notice, driver_connection, note_change
+from app.store.patience import patient
 
 log = structlog.get_logger()
 
@@ -35,10 +35,14 @@ MAX_PAYLOADS = 8
 
 EVERYBODY = "*"
 
-PROBE_SECONDS = 1.0
+PROBE_SECONDS = 0.8
 # How often a connection that says nothing is asked whether it is still there, and how long it may take to answer.
 
+CONNECT_SECONDS = 5.0
+
 RECONNECT_SECONDS = 0.2
+
+_Connection = patient(PROBE_SECONDS)
 
 _ANNOUNCE = """
     SELECT here.position, pg_notify(
@@ -161,10 +165,10 @@ class Notices:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self, first: asyncio.Event) -> None:
-        connection = await asyncio.wait_for(psycopg.AsyncConnection.connect(self._url, autocommit=True), 5.0)
+        connection = await asyncio.wait_for(_Connection.connect(self._url, autocommit=True), CONNECT_SECONDS)
         try:
-            await _in_time(connection.execute(f"LISTEN {CHANNEL}"))
-            horizon = await (await _in_time(connection.execute(_HORIZON))).fetchone()
+            await connection.execute(f"LISTEN {CHANNEL}")
+            horizon = await (await connection.execute(_HORIZON)).fetchone()
             assert horizon is not None
             # What is remembered from here on was read after every transaction below the horizon.
             self._pass_on(EVERYTHING)
@@ -174,7 +178,7 @@ class Notices:
             while True:
                 async for notify in connection.notifies(timeout=PROBE_SECONDS):
                     self._hear(notify.payload)
-                await _in_time(connection.execute("SELECT 1"))
+                await connection.execute("SELECT 1")
         finally:
             self._listening = False
             await connection.close()
@@ -206,7 +210,3 @@ def _notice(kind: str, rest: list[str]) -> Notice:
         case _:
             # Of a newer version of the program, whose processes run beside this one for a while.
             return EVERYTHING
-
-
-async def _in_time(answer: Awaitable[Any]) -> Any:
-    return await asyncio.wait_for(answer, PROBE_SECONDS)

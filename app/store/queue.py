@@ -7,7 +7,8 @@ import procrastinate
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.store.database import plain_url
+from app.store.database import PATIENCE_SECONDS, look_up, plain_url
+from app.store.patience import patient
 
 QUEUE = "refits"
 REFIT_TASK = "refit"
@@ -24,8 +25,29 @@ _DEFER = text(
 
 def queue_app(url: str, *, pool_size: int = 4) -> procrastinate.App:
     """The queue at a database, not yet open: `async with app.open_async()`."""
-    connector = procrastinate.PsycopgConnector(conninfo=plain_url(url), min_size=1, max_size=pool_size)
+    connector = procrastinate.PsycopgConnector(
+        conninfo=plain_url(url), connection_class=patient(PATIENCE_SECONDS), min_size=1, max_size=pool_size
+    )
     return procrastinate.App(connector=connector)
+
+
+_PULL_FORWARD = text(
+    """
+    UPDATE procrastinate_jobs SET scheduled_at = now()
+    WHERE queue_name = :queue AND status = 'todo'
+      AND scheduled_at > now() + make_interval(secs => :seconds) RETURNING id
+    """
+)
+
+
+@look_up
+async def pull_forward(connection: AsyncConnection, *, longest_seconds: float) -> int:
+    """Let jobs go on at once that wait for longer than any may; how many these were.
+
+    They were to be tried again at a moment by a clock that has been put back since, or that is ahead of this server's.
+    """
+    pulled = await connection.scalars(_PULL_FORWARD, {"queue": QUEUE, "seconds": longest_seconds})
+    return len(pulled.all())
 
 
 async def enqueue_refit(connection: AsyncConnection, environment_id: int, refit_id: str) -> None:
@@ -51,3 +73,15 @@ async def retry_stalled_jobs(app: procrastinate.App, *, stalled_seconds: float, 
     for job in lost:
         await app.job_manager.retry_job(job)
     return len(lost)
+
+
+async def retry_unheard_jobs(app: procrastinate.App, *, own_workers: Collection[int], ended: Collection[int]) -> int:
+    """Put back into the queue those of our own jobs that ended, but that the queue still takes for being done.
+
+    It could not be told when they ended, and who does them lives: nobody else would ever take them up.
+    """
+    doing = await app.job_manager.list_jobs_async(queue=QUEUE, status="doing") if ended else ()
+    unheard = [job for job in doing if job.id in ended and job.worker_id in own_workers]
+    for job in unheard:
+        await app.job_manager.retry_job(job)
+    return len(unheard)

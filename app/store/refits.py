@@ -185,9 +185,12 @@ async def cancel_refit(connection: AsyncConnection, refit_id: UUID) -> Refit:
 
 _DUE = text(
     """
-    SELECT name FROM environments e
+    SELECT name FROM environments e, (SELECT COALESCE(CAST(:now AS timestamptz), now()) AS moment) AS the
     WHERE preference_count - refit_preference_count >= GREATEST(refit_min_new_preferences, 1)
-      AND (refit_begun_at IS NULL OR refit_begun_at <= :now - make_interval(secs => refit_every_seconds))
+      AND (
+          refit_begun_at IS NULL OR refit_begun_at <= the.moment - make_interval(secs => refit_every_seconds)
+          OR refit_begun_at > the.moment
+      )
       AND NOT EXISTS (SELECT FROM refits r WHERE r.environment_id = e.id AND r.state IN ('queued', 'running'))
     ORDER BY refit_begun_at NULLS FIRST, name
     """
@@ -195,8 +198,11 @@ _DUE = text(
 
 
 @look_up
-async def due_environments(connection: AsyncConnection, now: datetime) -> list[str]:
-    """Environments whose refit policy asks for a refit now, and that have none under way."""
+async def due_environments(connection: AsyncConnection, now: datetime | None = None) -> list[str]:
+    """Environments whose refit policy asks for a refit now, by the server's clock, and that have none under way.
+
+    A refit that was begun in the future was begun before the clock was put right, and holds up nothing.
+    """
     return list(await connection.scalars(_DUE, {"now": now}))
 
 

@@ -1,6 +1,8 @@
 """The job's boundary: every way in which a refit can end becomes its state, or a retry."""
 
 import threading
+import time
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
@@ -44,20 +46,39 @@ class BackOff(BaseRetryStrategy):
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
         if isinstance(exception, ShutdownError) or not isinstance(exception, Exception):
             return RetryDecision(retry_at=utcnow())
+        if isinstance(exception, StoreUnavailableError):
+            # However long it was away, the refit is not to wait for long once it is back.
+            return RetryDecision(retry_at=utcnow() + timedelta(seconds=self._first_seconds))
         wait = min(self._first_seconds * 2.0 ** min(job.attempts, 30), LONGEST_WAIT_SECONDS)
         return RetryDecision(retry_at=utcnow() + timedelta(seconds=wait))
 
 
+@dataclass(slots=True)
+class OwnJobs:
+    """What this process has done for the queue."""
+
+    workers: set[int] = field(default_factory=set)
+    """Its ids as a worker."""
+    ended: dict[int, float] = field(default_factory=dict)
+    """Jobs that ended here, and when, by the monotonic clock; the queue may not have heard of it."""
+
+
 def register_refit(
-    app: procrastinate.App, db: Database, *, shutdown: threading.Event, retry_seconds: float, own_workers: set[int]
+    app: procrastinate.App, db: Database, *, shutdown: threading.Event, retry_seconds: float, own: OwnJobs
 ) -> None:
-    """Give the queue's app its one task, which adds the id of the worker that does it to `own_workers`."""
+    """Give the queue's app its one task, which notes in `own` what it does."""
 
     @app.task(name=REFIT_TASK, queue=QUEUE, retry=BackOff(retry_seconds), pass_context=True)
     async def refit_job(context: procrastinate.JobContext, refit_id: str) -> None:
-        if context.job.worker_id is not None:
-            own_workers.add(context.job.worker_id)
-        await run_job(db, UUID(refit_id), last=context.job.attempts + 1 >= MAX_ATTEMPTS, shutdown=shutdown)
+        job = context.job
+        assert job.id is not None
+        own.ended.pop(job.id, None)
+        if job.worker_id is not None:
+            own.workers.add(job.worker_id)
+        try:
+            await run_job(db, UUID(refit_id), last=job.attempts + 1 >= MAX_ATTEMPTS, shutdown=shutdown)
+        finally:
+            own.ended[job.id] = time.monotonic()
 
 
 async def run_job(db: Database, refit_id: UUID, *, last: bool, shutdown: threading.Event) -> None:

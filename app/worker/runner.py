@@ -3,9 +3,9 @@
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 
 import procrastinate
 import psycopg
@@ -16,8 +16,17 @@ from app.domain import NotFoundError, StoreUnavailableError
 from app.learning import prepare as prepare_learning
 from app.policy import prepare as prepare_planner
 from app.settings import Settings
-from app.store import QUEUE, Database, due_environments, queue_app, request_refit, retry_stalled_jobs
-from app.worker.job import register_refit
+from app.store import (
+    QUEUE,
+    Database,
+    due_environments,
+    pull_forward,
+    queue_app,
+    request_refit,
+    retry_stalled_jobs,
+    retry_unheard_jobs,
+)
+from app.worker.job import LONGEST_WAIT_SECONDS, OwnJobs, register_refit
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +38,12 @@ POLL_SECONDS = 1.0
 
 GRACE_SECONDS = 30.0
 """How long a shutdown waits for fits to come to the end of a pass."""
+
+PATIENCE_SECONDS = 120.0
+"""How long a statement may take without a sign of life: those that publish a large model take long."""
+
+UNHEARD_SECONDS = 2.0
+"""How long after its end a job may still count as being done: longer than telling the queue of it takes."""
 
 RESTART_SECONDS = 2.0
 """Pause before the queue is opened again after the database went away."""
@@ -44,7 +59,7 @@ async def run_worker(
     The first retry of a failed refit is after `retry_seconds`, each further one after twice as long.
     """
     stopping = asyncio.Event() if stop is None else stop
-    db = Database(url, pool_size=CONCURRENCY * 2 + 2)
+    db = Database(url, pool_size=CONCURRENCY * 2 + 2, patience_seconds=PATIENCE_SECONDS)
     try:
         with _signals(stopping):
             # Compiling in the middle of a refit would hold up the heartbeats.
@@ -64,8 +79,8 @@ async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Ev
     """Work on one opening of the queue; it ends with `stopping`, or when the database is away."""
     shutdown = threading.Event()
     app = queue_app(url, pool_size=CONCURRENCY + 4)
-    own_workers: set[int] = set()
-    register_refit(app, db, shutdown=shutdown, retry_seconds=retry_seconds, own_workers=own_workers)
+    own = OwnJobs()
+    register_refit(app, db, shutdown=shutdown, retry_seconds=retry_seconds, own=own)
     async with app.open_async():
         stalled = settings.stalled_seconds
         worker = asyncio.create_task(
@@ -82,7 +97,7 @@ async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Ev
         )
         loops = [
             asyncio.create_task(_every(settings.schedule_seconds, lambda: request_due_refits(db))),
-            asyncio.create_task(_every(stalled / 3, lambda: _take_up_stalled(app, stalled, own_workers))),
+            asyncio.create_task(_every(stalled / 3, lambda: _take_up_stalled(app, db, stalled, own))),
         ]
         log.info("worker_started")
         stopped = asyncio.create_task(stopping.wait())
@@ -100,17 +115,27 @@ async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Ev
 
 async def request_due_refits(db: Database) -> list[str]:
     """Ask for the refits that are due; the environments. Several workers may: requests join."""
-    due = await due_environments(db, datetime.now(UTC))
+    due = await due_environments(db)
     for name in due:
         with suppress(NotFoundError):
             await request_refit(db, name, "schedule")
     return due
 
 
-async def _take_up_stalled(app: procrastinate.App, stalled_seconds: float, own_workers: set[int]) -> None:
-    count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds, own_workers=own_workers)
+async def _take_up_stalled(app: procrastinate.App, db: Database, stalled_seconds: float, own: OwnJobs) -> None:
+    pulled = await pull_forward(db, longest_seconds=LONGEST_WAIT_SECONDS)
+    if pulled:
+        log.warning("jobs_waited_for_another_clock", jobs=pulled)
+    count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds, own_workers=own.workers)
     if count:
         log.warning("stalled_jobs_taken_up", jobs=count)
+    before = time.monotonic() - UNHEARD_SECONDS
+    ended = {job for job, moment in own.ended.items() if moment < before}
+    count = await retry_unheard_jobs(app, own_workers=own.workers, ended=ended)
+    if count:
+        log.warning("ended_jobs_told_again", jobs=count)
+    for job in ended:
+        own.ended.pop(job, None)
 
 
 async def _every(seconds: float, deed: Callable[[], Awaitable[object]]) -> None:

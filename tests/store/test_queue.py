@@ -11,10 +11,12 @@ from app.store import (
     QUEUE,
     REFIT_TASK,
     Database,
+    pull_forward,
     put_environment,
     queue_app,
     request_refit,
     retry_stalled_jobs,
+    retry_unheard_jobs,
 )
 from tests.support.builders import mdp
 from tests.support.postgres import migrated_database
@@ -95,3 +97,40 @@ async def test_one_environments_refits_run_one_by_one(own_db: Database, queue: p
     elsewhere = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=worker)
     assert elsewhere is not None
     assert elsewhere.task_kwargs == {"refit_id": str(other.id)}
+
+
+async def test_a_job_that_waits_for_another_clock_is_pulled_forward(own_db: Database, queue: procrastinate.App) -> None:
+    for name, wait in (("near", "200 s"), ("far", "1 day")):
+        await put_environment(own_db, mdp(name))
+        refit, _ = await request_refit(own_db, name)
+        async with own_db.begin() as connection:
+            await connection.execute(
+                text(
+                    "UPDATE procrastinate_jobs SET scheduled_at = now() + CAST(:wait AS interval) "
+                    "WHERE args->>'refit_id' = :id"
+                ),
+                {"id": str(refit.id), "wait": wait},
+            )
+    assert await pull_forward(own_db, longest_seconds=300.0) == 1
+    assert await pull_forward(own_db, longest_seconds=300.0) == 0
+    worker = await queue.job_manager.register_worker()
+    fetched = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=worker)
+    assert fetched is not None
+    assert fetched.task_kwargs["refit_id"] == str(refit.id)
+    assert await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=worker) is None
+
+
+async def test_a_job_whose_end_could_not_be_told_is_taken_up_again(own_db: Database, queue: procrastinate.App) -> None:
+    await put_environment(own_db, mdp("place"))
+    await request_refit(own_db, "place")
+    worker = await queue.job_manager.register_worker()
+    job = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=worker)
+    assert job is not None
+    assert job.id is not None
+    # It is under way, or another worker has it, or it ended and the queue does not know.
+    assert await retry_unheard_jobs(queue, own_workers={worker}, ended=()) == 0
+    assert await retry_unheard_jobs(queue, own_workers={worker + 1}, ended={job.id}) == 0
+    assert await retry_unheard_jobs(queue, own_workers={worker}, ended={job.id}) == 1
+    again = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=worker)
+    assert again is not None
+    assert again.id == job.id

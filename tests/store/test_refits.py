@@ -161,6 +161,14 @@ async def test_a_refit_is_due_after_time_and_news(db: Database, place: str) -> N
     assert place in await due_environments(db, now + timedelta(seconds=90))
 
 
+async def test_a_clock_that_was_put_back_holds_up_no_refit(db: Database, place: str) -> None:
+    await record_preferences(db, place, [walks("anna", "000", "111")] * 3)
+    refit, _ = await request_refit(db, place)
+    await finish_refit(db, refit.id, await begin_refit(db, refit.id), RefitState.FAILED, error="once")
+    assert place not in await due_environments(db)
+    assert place in await due_environments(db, datetime.now(UTC) - timedelta(days=1))
+
+
 async def test_erasing_leaves_no_debt_of_news(db: Database, place: str) -> None:
     """After an erasure the next refit is as many new preferences away as ever."""
     await record_preferences(db, place, [walks("anna", "000", "111")] * 6)

@@ -23,9 +23,9 @@ def free_port() -> int:
 
 def run_command(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        _command(arguments),
+        command_line(arguments),
         cwd=folder,
-        env=_environment(settings),
+        env=command_environment(settings),
         capture_output=True,
         text=True,
         check=False,
@@ -38,7 +38,9 @@ def running_command(folder: Path, *arguments: str, **settings: str) -> Iterator[
     """Killed at the end if it has not ended by itself."""
     said = folder / f"{arguments[0]}.err"
     with said.open("wb") as err, (folder / f"{arguments[0]}.out").open("wb") as out:
-        child = subprocess.Popen(_command(arguments), cwd=folder, env=_environment(settings), stdout=out, stderr=err)
+        child = subprocess.Popen(
+            command_line(arguments), cwd=folder, env=command_environment(settings), stdout=out, stderr=err
+        )
         try:
             yield Running(child, said)
         finally:
@@ -79,10 +81,10 @@ def running_demo(folder: Path) -> Iterator[str]:
         assert demo.end(signal.SIGINT) == 0, demo.said
 
 
-def _command(arguments: tuple[str, ...]) -> list[str]:
+def command_line(arguments: tuple[str, ...]) -> list[str]:
     return [sys.executable, "-m", "app.cli", *arguments]
 
 
-def _environment(settings: dict[str, str]) -> dict[str, str]:
+def command_environment(settings: dict[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PSHARELORA_")}
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "160", **settings}

@@ -1,0 +1,29 @@
+"""A few faults, once each, on real processes under load; `benchmarks/faults.py` tries all of them again and again."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.faults.installation import Installation
+from tests.support.faults.kinds import (
+    Fault,
+    cut_the_network,
+    kill_a_backend,
+    kill_the_apis_parent,
+    make_postgresql_read_only,
+)
+from tests.support.faults.trials import tried
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_doubled_or_wrong_and_all_recovers_by_itself(tmp_path: Path) -> None:
+    deeds = [kill_a_backend, make_postgresql_read_only, cut_the_network, kill_the_apis_parent]
+    coming = iter(deeds)
+    fault = Fault("several", "one after the other", lambda *given: next(coming)(*given), len(deeds), kills_api=True)
+    with Installation(tmp_path, data=tmp_path / "data").running() as installation:
+        found = tried(installation, fault, len(deeds), seed=1, clients=2)
+    assert found.is_good, found.complaints()
+    assert found.verdict.acknowledged > 150
+    assert found.verdict.checked > 20
+    assert found.verdict.versions > 1
+    assert found.refused > 0, "the faults were not noticed"
