@@ -242,19 +242,25 @@ def _running(url: str, program: str, *arguments: str, server_version: int) -> It
         )
         try:
             yield child
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    with suppress(BrokenPipeError):
-                        pipe.close()
+            _close(child)
             status = child.wait()
         except BaseException:
             child.kill()
+            _close(child)
             child.wait()
             raise
         if status:
             said.seek(0)
             words = said.read().decode(errors="replace").strip() or f"status {status}"
             raise StoreUnavailableError(f"{program} failed: {words[-1_000:]}")
+
+
+def _close(child: "subprocess.Popen[bytes]") -> None:
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            # It may have ended already, with something still on its way.
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _program(name: str, server_major: int) -> str:

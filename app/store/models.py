@@ -16,6 +16,7 @@ from app.store.database import Database, driver_connection, look_up, transaction
 from app.store.encoding import digest, pack_arrays, portable, to_json, unpack_arrays
 from app.store.environments import environment_key, lock_environment
 from app.store.notices import announce_environment
+from app.store.patience import taking_long
 from app.store.refits import claim_publication
 from app.store.schema import adapters, environments, model_arrays, models, users
 
@@ -115,8 +116,9 @@ async def publish_model(
             refit_id=refit_id,
         )
     )
-    await _write_arrays(connection, environment.id, version, model.arrays)
-    await _write_adapters(connection, environment.id, version, model.adapters)
+    with taking_long(await driver_connection(connection)):
+        await _write_arrays(connection, environment.id, version, model.arrays)
+        await _write_adapters(connection, environment.id, version, model.adapters)
     # The environment's row last: recording preferences waits for it.
     await connection.execute(
         update(environments)
@@ -249,11 +251,12 @@ async def _serve(connection: AsyncConnection, environment_id: int, version: int)
         update(models).where(here, m.version == version).values(status=ModelStatus.PUBLISHED, published_at=func.now())
     )
     # Servers that still answer from the version before read its adapters; older ones can be folded in again.
-    await connection.execute(
-        delete(adapters).where(
-            adapters.c.environment_id == environment_id, adapters.c.version.not_in([version, before or version])
+    with taking_long(await driver_connection(connection)):
+        await connection.execute(
+            delete(adapters).where(
+                adapters.c.environment_id == environment_id, adapters.c.version.not_in([version, before or version])
+            )
         )
-    )
     await announce_environment(connection, environment_id)
 
 

@@ -8,8 +8,9 @@ closed, so that nobody is given it again.
 import asyncio
 import os
 import socket
-from collections.abc import Generator
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -21,10 +22,13 @@ TICKS = 4
 """Silence is counted in so many parts: an event loop that stood still itself counts one, however long it did."""
 
 
+LONG_SECONDS = 600.0
+
+
 class PatientConnection(psycopg.AsyncConnection[Any]):
     """One that gives up; see `patient`."""
 
-    patience_seconds: ClassVar[float]
+    patience_seconds: float
 
     @override
     async def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
@@ -38,6 +42,19 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
 def patient(seconds: float) -> type[PatientConnection]:
     """Connections that wait so long for a sign of life while the server is at work for them."""
     return type("PatientConnection", (PatientConnection,), {"patience_seconds": seconds})
+
+
+@contextmanager
+def taking_long(connection: psycopg.AsyncConnection[Any]) -> Iterator[None]:
+    """Statements that move millions of rows are waited for longer."""
+    if isinstance(connection, PatientConnection):
+        before, connection.patience_seconds = connection.patience_seconds, LONG_SECONDS
+        try:
+            yield
+        finally:
+            connection.patience_seconds = before
+    else:
+        yield
 
 
 class _Watch:

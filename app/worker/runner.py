@@ -39,8 +39,8 @@ POLL_SECONDS = 1.0
 GRACE_SECONDS = 30.0
 """How long a shutdown waits for fits to come to the end of a pass."""
 
-PATIENCE_SECONDS = 120.0
-"""How long a statement may take without a sign of life: those that publish a large model take long."""
+PATIENCE_SECONDS = 30.0
+"""How long a statement may take without a sign of life: those that read for a refit are larger than a request's."""
 
 UNHEARD_SECONDS = 2.0
 """How long after its end a job may still count as being done: longer than telling the queue of it takes."""

@@ -1,5 +1,6 @@
 """A few faults, once each, on real processes under load; `benchmarks/faults.py` tries all of them again and again."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,11 @@ from tests.support.faults.trials import tried
 def test_nothing_is_lost_doubled_or_wrong_and_all_recovers_by_itself(tmp_path: Path) -> None:
     deeds = [kill_a_backend, make_postgresql_read_only, cut_the_network, kill_the_apis_parent]
     coming = iter(deeds)
-    fault = Fault("several", "one after the other", lambda *given: next(coming)(*given), len(deeds), kills_api=True)
+
+    def do_next(installation: Installation, rng: random.Random) -> None:
+        next(coming)(installation, rng)
+
+    fault = Fault("several", "one after the other", do_next, len(deeds), kills_api=True)
     with Installation(tmp_path, data=tmp_path / "data").running() as installation:
         found = tried(installation, fault, len(deeds), seed=1, clients=2)
     assert found.is_good, found.complaints()
