@@ -115,7 +115,7 @@ class PolicyAnswer(CertifiedAnswer):
     policy: Real
     """(H, S, A) probabilities."""
     greedy: Int
-    """(H, S) the likeliest action."""
+    """(H, S) the likeliest action; -1 in terminal states."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

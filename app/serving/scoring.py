@@ -1,12 +1,14 @@
 """Rewards of options for one user, as differences from the reference."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from operator import itemgetter
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.stats import norm
 
 from app.domain import (
@@ -62,11 +64,20 @@ def belief_about_trajectories(ground: Ground, states: Int, actions: Int) -> Rewa
     n_states, n_actions = len(environment.states), len(environment.actions)
     rows = states + n_states * np.arange(environment.horizon) if environment.rewards == "per_step" else states
     steps = rows * n_actions + actions
-    return RewardBelief(
-        table.mean[steps].sum(axis=1) - reference.visits @ table.mean,
-        table.factor[steps].sum(axis=1) - reference.visits @ table.factor,
-        table.dimension,
+    return replace(
+        table,
+        mean=table.mean[steps].sum(axis=1) - reference.visits @ table.mean,
+        factor=table.factor[steps].sum(axis=1) - reference.visits @ table.factor,
+        own=None if table.own is None else _sums_of_own(table.own, steps, reference.visits),
     )
+
+
+def _sums_of_own(own: Real, steps: Int, visits: Real) -> Real:
+    """(m,) the variances of sums over visited entries, less those visited on average; own (q,), steps (m, H)."""
+    place = np.arange(len(steps))[:, None] + np.zeros_like(steps)
+    counts = csr_array((np.ones(steps.size), (place.ravel(), steps.ravel())), shape=(len(steps), len(own)))
+    twice, once = np.asarray(counts.power(2) @ own), np.asarray(counts @ (visits * own))
+    return np.asarray(twice - 2.0 * once + float(visits**2 @ own))
 
 
 def table_belief(ground: Ground) -> RewardBelief:
