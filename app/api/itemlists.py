@@ -15,15 +15,15 @@ from app.serving import IdsInText, IdTable
 
 Real = NDArray[np.float64]
 
-_LARGEST = 1e6
+_LARGEST = 999_999.0
 """Beyond it, doubles have no nine decimals."""
 
 _OPTIONS, _ITEM = (np.frombuffer(word, dtype=np.uint8) for word in (b'"options"', b'"item"'))
 _NAMES = (b'{"reward":', b',"stderr":', b',"lower":', b',"upper":')
 _REWARD, _STDERR, _LOWER, _UPPER = (np.frombuffer(name, dtype=np.uint8) for name in _NAMES)
-_ROW_BYTES = len(b"".join(_NAMES)) + 4 * len(b"-1000000.123456789") + len(b"},")
+_ROW_BYTES = len(b"".join(_NAMES)) + 4 * len(b"-100000.123456789") + len(b"},")
 _THOUSANDS = np.frombuffer(b"".join(b"%03d" % number for number in range(1000)), dtype=np.uint8).reshape(1000, 3)
-_POWERS = 10 ** np.arange(9)
+_BILLION, _MILLION, _THOUSAND = np.uint64(1_000_000_000), np.uint32(1_000_000), np.uint32(1_000)
 
 _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST, _COLON, _COMMA, _QUOTE, _BACKSLASH = b'{}[]:,"\\'
 _ZERO, _POINT, _MINUS = b"0.-"
@@ -132,24 +132,31 @@ def _put(out, at, word):
 @njit(nogil=True, cache=True, error_model="numpy")
 def _number(out, at, value):
     """As few decimals as it takes, at least one."""
-    billionths = np.int64(np.rint(abs(value) * 1e9))
+    billionths = np.uint64(np.rint(abs(value) * 1e9))
     if value < 0.0:
         out[at] = _MINUS
         at += 1
-    whole, rest = billionths // 1_000_000_000, billionths % 1_000_000_000
-    length = 1
-    while _POWERS[length] <= whole:
-        length += 1
-    for place in range(at + length - 1, at - 1, -1):
-        out[place] = _ZERO + whole % 10
-        whole //= 10
-    at += length
+    whole, rest = np.uint32(billionths // _BILLION), np.uint32(billionths % _BILLION)
+    if whole < _THOUSAND:
+        at = _digits(out, at, whole, shortest=True)
+    else:
+        at = _digits(out, _digits(out, at, whole // _THOUSAND, shortest=True), whole % _THOUSAND, shortest=False)
     out[at] = _POINT
-    at += 1
-    for part in (rest // 1_000_000, rest // 1000 % 1000, rest % 1000):
-        for place in range(3):
-            out[at] = _THOUSANDS[part, place]
-            at += 1
+    at = _digits(out, at + 1, rest // _MILLION, shortest=False)
+    at = _digits(out, at, rest // _THOUSAND % _THOUSAND, shortest=False)
+    at = _digits(out, at, rest % _THOUSAND, shortest=False)
     while out[at - 1] == _ZERO and out[at - 2] != _POINT:
         at -= 1
+    return at
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _digits(out, at, number, shortest):
+    """Three of a number below a thousand; without noughts before it, if it shall be short."""
+    first = 0
+    if shortest:
+        first = 2 if number < 10 else 1 if number < 100 else 0
+    for place in range(first, 3):
+        out[at] = _THOUSANDS[number, place]
+        at += 1
     return at

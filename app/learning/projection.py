@@ -14,9 +14,9 @@ product of their rows with a vector; it agrees with `Model.rewards`, which forms
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from app.learning import kernels
 from app.learning.adapters import Adapter
 from app.learning.arrays import Real, real
 from app.learning.model import Model, ReferenceItem
@@ -55,7 +55,7 @@ class Projection:
         if self.spreads is None:
             raise ValueError("this projection has no quadratic forms.")
         mean, stderr = np.empty(len(rows)), np.empty(len(rows))
-        _score(self.means, self.spreads, taste.mean, taste.spread, rows, mean, stderr)
+        kernels.score_rows(self.means, self.spreads, taste.mean, taste.spread, rows, mean, stderr)
         return mean, stderr
 
 
@@ -94,21 +94,6 @@ def project(model: Model, items: Real, reference: ReferenceItem, item_ids: Array
     spreads[:, 0] += own.bias_variance[place]
     spreads[:, q:] += loadings
     return Projection(means, real(np.hstack([spreads, z[:, rows] * z[:, columns] + loadings])))
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract"})
-def _score(means, spreads, loading, spread, rows, mean, stderr):
-    """Of some rows. NumPy would copy them first, and for a hundred of them its calls cost more than the sums."""
-    for i in range(len(rows)):
-        row = rows[i]
-        value = 0.0
-        for c in range(len(loading)):
-            value += means[row, c] * loading[c]
-        variance = 0.0
-        for c in range(len(spread)):
-            variance += spreads[row, c] * spread[c]
-        mean[i] = value
-        stderr[i] = variance**0.5 if variance > 0.0 else 0.0
 
 
 def _shared_forms(error: Real, x: Real) -> Real:

@@ -1,7 +1,7 @@
 """Finds many ids at once where they stand in a request's bytes: a hash table in two arrays.
 
-A dictionary needs a string for each id first, and then visits several objects that lie apart. Here a slot has half of an
-id's hash beside its row and the place of its text, so that a look-up touches one slot and the id's own bytes. Open
+A dictionary needs a string for each id first, and then visits several objects that lie apart. Here a slot has half of
+an id's hash beside its row and the place of its text, so that a look-up touches one slot and the id's own bytes. Open
 addressing, linear probing, at most half full. Hashes begin at a random seed, so that nobody can choose ids that fall
 together.
 """

@@ -25,14 +25,12 @@ from app.domain import (
 from app.learning import Projection, ReferenceItem, RewardBelief, Taste
 from app.serving.answers import By, ItemsAnswer, RankedItems, RankedOption, RewardAnswer
 from app.serving.idtable import IdsInText
+from app.serving.intervals import with_intervals
 from app.serving.reference import ReferencePolicy
 from app.serving.snapshot import Catalogue, Ground
 
 Real = NDArray[np.float64]
 Int = NDArray[np.int64]
-
-DECIMALS = 1e9
-"""Rewards are answered in billionths."""
 
 
 def belief_about(ground: Ground, options: Sequence[Option], context: Context | None) -> RewardBelief:
@@ -105,14 +103,8 @@ def context_features(environment: Environment, context: Context | None) -> Real 
 
 
 def reward_answers(belief: RewardBelief, confidence: float) -> tuple[RewardAnswer, ...]:
-    numbers = np.stack((belief.mean, belief.stderr, *belief.interval(confidence)), axis=1)
-    return tuple(RewardAnswer(*row) for row in rounded(numbers).tolist())
-
-
-def rounded(numbers: Real) -> Real:
-    """To nine decimals: of log-odds, far below anything that can be known, and half the bytes of an answer."""
-    # Nought is added so that there is one nought.
-    return np.asarray(np.rint(numbers * DECIMALS) / DECIMALS + 0.0)
+    numbers = with_intervals(np.array(belief.mean), np.array(belief.stderr), reach(confidence))
+    return tuple(RewardAnswer(*row) for row in numbers.tolist())
 
 
 def ranking_of(
@@ -137,7 +129,7 @@ def score_items(ground: Ground, items: IdsInText) -> ItemsAnswer | None:
     return ItemsAnswer(
         model_version=ground.snapshot.version,
         feedback_seen=ground.user.feedback_seen,
-        numbers=_numbers(*projection.rewards(taste, rows), ground.environment.confidence),
+        numbers=with_intervals(*projection.rewards(taste, rows), reach(ground.environment.confidence)),
     )
 
 
@@ -159,7 +151,7 @@ def rank_items(ground: Ground, items: Sequence[str] | None, *, top_n: int | None
     return RankedItems(
         model_version=ground.snapshot.version,
         feedback_seen=ground.user.feedback_seen,
-        numbers=_numbers(*projection.rewards(taste, best), confidence),
+        numbers=with_intervals(*projection.rewards(taste, best), reach(confidence)),
         ids=[ids[row] for row in best.tolist()],
         index=None if items is None else order,
     )
@@ -191,14 +183,6 @@ def _projected(ground: Ground, items: IdsInText | None) -> tuple[Projection, Tas
         return projection, taste, np.arange(len(projection))
     rows = ground.catalogue.table.rows(items)
     return None if rows is None else (projection, taste, rows)
-
-
-def _numbers(mean: Real, stderr: Real, confidence: float) -> Real:
-    """(m, 4)"""
-    beyond = reach(confidence) * stderr
-    numbers = np.empty((len(mean), 4))
-    numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3] = mean, stderr, mean - beyond, mean + beyond
-    return rounded(numbers)
 
 
 def item_ids(options: Sequence[Option]) -> list[str | None]:
