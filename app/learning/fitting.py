@@ -8,7 +8,8 @@ import numpy as np
 
 from app.learning import evidence, mle
 from app.learning.adapters import Adapters, predictive_moments
-from app.learning.arrays import Int, Real
+from app.learning.arrays import Int, Real, real
+from app.learning.bounded import user_shares
 from app.learning.btl import fit_global_with_ridge
 from app.learning.comparisons import Comparisons
 from app.learning.confidence import Calibration, bootstrap, entry_errors, shared_error
@@ -86,6 +87,9 @@ class _Job:
     """What every step of one fit needs."""
 
     comparisons: Comparisons
+    """With the weights that users have in what is shared."""
+    shares: Real
+    """(N,) what those weights are of the given ones: see app.learning.bounded."""
     features: FeatureMap
     estimator: Estimator
     start: Start
@@ -172,8 +176,12 @@ def fit(
         raise ValueError(f"rank: {rank} is negative.")
     if dependence != "auto" and not 0 <= dependence <= 1:
         raise ValueError(f"dependence: {dependence} lies outside 0 to 1.")
+    shares = user_shares(comparisons)
+    if shares.min(initial=1.0) < 1.0:
+        comparisons = replace(comparisons, weight=comparisons.weight * shares[comparisons.user])
     job = _Job(
         comparisons,
+        shares,
         _features(comparisons, warm_start),
         estimator,
         start,
@@ -341,7 +349,8 @@ class _Trials:
         self.job, self.expected, self.finished = job, expected * len(splits), 0
         self.parts = [(comparisons.subset(s.fit), comparisons.subset(s.validate)) for s in splits]
         held_out = np.concatenate([part.user for _, part in self.parts])
-        self.counts = np.bincount(held_out, minlength=comparisons.n_users)
+        weight = np.concatenate([part.weight for _, part in self.parts])
+        self.counts = real(np.bincount(held_out, weight, minlength=comparisons.n_users))
         self.designs: dict[tuple[int, float], Design] = {}
 
     def run(self, rank: int, dependence: float) -> Trial:
@@ -451,6 +460,9 @@ def _in_gauge(job: _Job, design: Design, shared: Shared) -> Shared:
 def _assemble(job: _Job, design: Design, shared: Shared, ending: Ending, choice: Choice) -> Model:
     adapters = solve_adapters(shared, design, job.estimator)
     known = (design, shared, adapters, _fitted_scores(design, shared, adapters))
+    if job.shares.min(initial=1.0) < 1.0:
+        in_full = design.answered(design.label, design.weight / job.shares[design.user])
+        adapters = solve_adapters(shared, in_full, job.estimator)
     model = _bare_model(job, shared, adapters, design, choice.dependence)
     return replace(model, shared_error=shared_error(*known), entry_errors=entry_errors(*known), ending=ending)
 

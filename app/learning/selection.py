@@ -63,12 +63,12 @@ class Trial:
     dependence: float
     user_losses: Real
     """(N,) summed held-out log-loss of each user, so that paired errors can be taken over users."""
-    user_counts: Int
-    """(N,) held-out comparisons of each user."""
+    user_counts: Real
+    """(N,) held-out comparisons of each user, by weight."""
 
     @property
-    def count(self) -> int:
-        return int(self.user_counts.sum())
+    def count(self) -> float:
+        return float(self.user_counts.sum())
 
     @property
     def log_loss(self) -> float:
