@@ -45,6 +45,7 @@ def adversary(rng: np.random.Generator, world: World, n: int, kind: str, *, each
     most people want.
     """
     X, said = world.comparisons.X, world.comparisons
+    assert isinstance(X, np.ndarray)
     first = rng.integers(0, len(X), n)
     second = (first + rng.integers(1, len(X), n)) % len(X)
     worth = world.rewards.mean(axis=0)
