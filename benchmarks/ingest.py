@@ -7,8 +7,10 @@ Real servers in processes of their own, load from another process, PostgreSQL as
 - `posts`: one preference a request, one after the other on each of 64 connections, to three servers that differ in one
   thing: `grouped` is the service, `without_write` acknowledges without the database, `one_row` commits each request by
   itself.
-- `import`: an NDJSON file, every line with an id, through POST .../preferences/import, beside COPY of the same rows
-  into the same staging table; and the server's memory before, after and at most.
+- `import`: an NDJSON file, every line with an id, by `psharelora import` through POST .../preferences/import, beside
+  COPY of the same rows, committed: `copy_to_staging` into the staging table of an import, which has no index and is
+  not durable, and `copy_to_stay` into a table like the one where preferences stay, with its indexes. And the memory of
+  both processes.
 """
 
 import argparse
@@ -40,10 +42,21 @@ from app.store import Database, EmbeddedPostgres, migrate, record_preferences
 from app.store.importing import COPY, STAGING
 from benchmarks.load import loaded
 
+ROOT = Path(__file__).parents[1]
 KEY = "benchmark-bootstrap-key-0123456789"
 ENVIRONMENT = "shop"
 N_ITEMS = 1000
 N_USERS = 10_000
+
+LIKE_PREFERENCES = """
+    CREATE TABLE bare (LIKE preferences INCLUDING ALL);
+    ALTER TABLE bare ALTER environment_id SET DEFAULT 1;
+"""
+
+COLUMNS = (
+    "id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps, label, weight, occurred_at, "
+    "client_id"
+)
 
 Json = dict[str, Any]
 
@@ -150,27 +163,44 @@ def request(body: bytes) -> bytes:
 def measure_import(database: str, n_lines: int, folder: Path) -> Json:
     file, rows = folder / "lines.ndjson", folder / "rows.copy"
     write_files(n_lines, file, rows)
+    copied = {
+        "copy_to_staging": copy_rate(database, n_lines, rows, STAGING, COPY),
+        "copy_to_stay": copy_rate(
+            database, n_lines, rows, LIKE_PREFERENCES, COPY.replace("incoming", f"bare ({COLUMNS})")
+        ),
+    }
     with server("grouped", database, 18_610) as client:
         define(client)
         before = memory(client)
         began = time.perf_counter()
-        with file.open("rb") as lines:
-            pieces = iter(lambda: lines.read(1 << 20), b"")
-            answer = client.post(f"/v1/environments/{ENVIRONMENT}/preferences/import", content=pieces).json()
+        answer, importing = imported(client, file)
         took = time.perf_counter() - began
         after = memory(client)
-    assert answer == {"accepted": n_lines, "duplicates": 0, "rejected": 0, "errors": []}, answer
-    copied = n_lines / copy_seconds(database, rows)
+    counts = {name: answer[name] for name in ("accepted", "duplicates", "rejected")}
+    assert counts == {"accepted": n_lines, "duplicates": 0, "rejected": 0}, answer
+    rate = n_lines / took
     return {
         "lines": n_lines,
         "megabytes": round(file.stat().st_size / 1e6, 1),
-        "lines_per_second": round(n_lines / took),
-        "copy_rows_per_second": round(copied),
-        "ratio_to_copy": round(n_lines / took / copied, 3),
+        "lines_per_second": round(rate),
+        **{f"{name}_rows_per_second": round(found) for name, found in copied.items()},
+        **{f"ratio_to_{name}": round(rate / found, 3) for name, found in copied.items()},
         "server_megabytes_before": before[0],
         "server_megabytes_after": after[0],
         "server_megabytes_at_most": after[1],
+        "client_megabytes_at_most": importing,
     }
+
+
+def imported(client: httpx.Client, file: Path) -> tuple[Json, float]:
+    """What `psharelora import` answers, and how much memory it took."""
+    arguments = ["import", ENVIRONMENT, str(file), "--url", str(client.base_url), "--key", KEY, "--json"]
+    command = subprocess.Popen([sys.executable, "-m", "app.cli", *arguments], stdout=subprocess.PIPE, cwd=ROOT)
+    assert command.stdout is not None
+    answer = json.loads(command.stdout.read())
+    _, status, used = os.wait4(command.pid, 0)
+    assert status == 0, answer
+    return answer, round(used.ru_maxrss / 1024, 1)
 
 
 def write_files(n_lines: int, file: Path, rows: Path) -> None:
@@ -185,21 +215,24 @@ def write_files(n_lines: int, file: Path, rows: Path) -> None:
                 % (user, chosen, rejected, number)
             )
             copied.write(
-                f"{number}\tuser-{user}\t{chosen + 1}\t{rejected + 1}\t\\N\t\\N\t\\N\t1.0\t1.0\t\\N\tline-{number}\t"
-                f"\\\\x{number:032x}\n"
+                f"{number}\t{user + 1}\t{chosen + 1}\t{rejected + 1}\t\\N\t\\N\t\\N\t1.0\t1.0\t2026-05-01T00:00:00Z"
+                f"\tline-{number}\n"
             )
 
 
-def copy_seconds(database: str, rows: Path) -> float:
+def copy_rate(database: str, n_lines: int, rows: Path, table: str, copy: str) -> float:
+    """Rows a second that COPY by itself puts into a new table."""
     with psycopg.connect(database) as connection:
-        connection.execute(STAGING)
-        with rows.open("rb") as prepared:
-            pieces = list(iter(lambda: prepared.read(1 << 20), b""))
+        connection.execute(table)
+        connection.commit()
         began = time.perf_counter()
-        with connection.cursor().copy(COPY) as copy:
-            for piece in pieces:
-                copy.write(piece)
-        return time.perf_counter() - began
+        with rows.open("rb") as prepared, connection.cursor().copy(copy) as copying:
+            while piece := prepared.read(1 << 20):
+                copying.write(piece)
+        connection.commit()
+        took = time.perf_counter() - began
+        connection.execute(f"DROP TABLE {copy.split()[1]}")
+    return n_lines / took
 
 
 def memory(client: httpx.Client) -> tuple[float, float]:

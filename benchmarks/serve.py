@@ -90,8 +90,8 @@ def main() -> None:
     options = _options()
     folder = Path(options.data or tempfile.mkdtemp(prefix="psharelora-serve-"))
     with EmbeddedPostgres(folder) as url:
-        migrate(url)
         if not (folder / "ready").exists():
+            migrate(url)
             asyncio.run(_fill(url, "refit" in options.only))
             (folder / "ready").touch()
         found: dict[str, Any] = {
@@ -190,10 +190,10 @@ def _fill_crowd(url: str, rng: np.random.Generator, features: "np.ndarray[Any, A
                 copy.write_row((key, f"user-{who}", CROWD_SAID))
         found = cursor.execute("SELECT user_id, id FROM users WHERE environment_id = %s", [key]).fetchall()
         keys = {int(name.removeprefix("user-")): number for name, number in found}
-        columns = "environment_id, user_key, chosen_key, rejected_key, label, weight, occurred_at, content_hash"
+        columns = "environment_id, user_key, chosen_key, rejected_key, label, weight, occurred_at"
         with cursor.copy(f"COPY preferences ({columns}) FROM STDIN") as copy:
             for who, (a, b) in zip(user.tolist(), place[pairs].tolist(), strict=True):
-                copy.write_row((key, keys[who], a, b, 1.0, 1.0, "2026-05-01T00:00:00Z", b"\0" * 16))
+                copy.write_row((key, keys[who], a, b, 1.0, 1.0, "2026-05-01T00:00:00Z"))
         cursor.execute("UPDATE environments SET preference_count = %s WHERE id = %s", [n, key])
 
 

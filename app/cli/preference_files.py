@@ -7,10 +7,11 @@ are left out. Line n of what is sent is record n of the file: a record that cann
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 from app.cli.tables import Told, columns_of, is_table, rows_of, unpacked
 from app.client import content_id
@@ -19,6 +20,10 @@ REPORTED_RECORDS = 20
 
 BLOCK_BYTES = 256 * 1024
 # What is sent at once; a line by itself costs more to send than to read.
+
+
+_CHOSEN_PLAINLY = re.compile(rb'"chosen"[ \t]*:[ \t]*[^{ \t]')
+# `chosen` is no object, as far as one can see without reading the lines.
 
 
 class BadRecordError(ValueError):
@@ -38,21 +43,41 @@ class Reading:
     rejected: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
 
-    def lines(self, file: Path, raw: BinaryIO, told: Told) -> Iterator[bytes]:
-        """NDJSON, a line a record; `told` hears how many bytes of the file have been read."""
-        for number, record in enumerate(_records(file, raw, told), start=1):
-            try:
-                line = record if isinstance(record, bytes) and self._is_ours(record) else self._line(number, record)
-            except BadRecordError as error:
-                self.rejected += 1
-                if len(self.errors) < REPORTED_RECORDS:
-                    self.errors.append({"line": number, "detail": str(error), "pointer": None})
-                line = b""
-            yield line.rstrip(b"\r\n") + b"\n"
+    def blocks(self, file: Path, raw: BinaryIO, told: Told) -> Iterator[bytes]:
+        """NDJSON, a line a record, in pieces that are worth sending; `told` hears how many bytes have been read."""
+        if is_table(file):
+            rows = ({name: _json_or_text(value) for name, value in row.items()} for row in rows_of(file, raw, told))
+            yield from _joined(self._read(number, row) for number, row in enumerate(rows, start=1))
+            return
+        number = 1
+        for block in _whole_lines(unpacked(file, raw)):
+            told(raw.tell())
+            if self._is_ours(block):
+                yield block
+            else:
+                yield from _joined(
+                    line.rstrip(b"\r") + b"\n" if self._is_ours(line) else self._read(at, line)
+                    for at, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=number)
+                )
+            number += block.count(b"\n")
 
-    def _is_ours(self, line: bytes) -> bool:
+    def _is_ours(self, lines: bytes) -> bool:
         """Whatever has no sign of a data set's columns; the service says what is wrong with it."""
-        return self.id_prefix is None and b'"user_id"' not in line and b'"prompt"' not in line and _has_objects(line)
+        return (
+            self.id_prefix is None
+            and b'"user_id"' not in lines
+            and b'"prompt"' not in lines
+            and _CHOSEN_PLAINLY.search(lines) is None
+        )
+
+    def _read(self, number: int, record: bytes | dict[str, Any]) -> bytes:
+        try:
+            return self._line(number, record) + b"\n"
+        except BadRecordError as error:
+            self.rejected += 1
+            if len(self.errors) < REPORTED_RECORDS:
+                self.errors.append({"line": number, "detail": str(error), "pointer": None})
+            return b"\n"
 
     def _line(self, number: int, record: bytes | dict[str, Any]) -> bytes:
         given = _parsed(record) if isinstance(record, bytes) else record
@@ -84,8 +109,7 @@ class Reading:
         return {self.options: given if isinstance(given, str) else str(given)}
 
 
-def blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces that are worth sending."""
+def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
     held: list[bytes] = []
     size = 0
     for line in lines:
@@ -97,20 +121,10 @@ def blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-def _records(file: Path, raw: BinaryIO, told: Told) -> Iterator[bytes | dict[str, Any]]:
-    if is_table(file):
-        for row in rows_of(file, raw, told):
-            yield {name: _json_or_text(value) for name, value in row.items()}
-        return
-    for line in unpacked(file, raw):
-        told(raw.tell())
-        yield line
-
-
-def _has_objects(line: bytes) -> bool:
-    """`chosen` is an object, as far as one can see without reading the line."""
-    _, found, rest = line.partition(b'"chosen"')
-    return not found or rest.lstrip(b" \t:").startswith(b"{")
+def _whole_lines(source: IO[bytes]) -> Iterator[bytes]:
+    """Blocks that end where a line does."""
+    while block := source.read(BLOCK_BYTES):
+        yield block + source.readline()
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

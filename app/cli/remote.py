@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from app.cli.formats import Format, UnreadableError, guessed_format, preferences_in
 from app.cli.output import FAILURE, MISUSE, NOT_READY, UNREACHABLE, complain, err, print_json
-from app.cli.preference_files import REPORTED_RECORDS, Reading, blocks, check_columns
+from app.cli.preference_files import REPORTED_RECORDS, Reading, check_columns
 from app.client import DEFAULT_URL, ApiError, Client, ServerUnreachableError
 from app.settings import LOOPBACK, Settings
 
@@ -192,8 +192,8 @@ def _import_records(
     with Progress(console=err, transient=True) as progress, file.open("rb") as raw:
         task = progress.add_task("importing", total=file.stat().st_size)
         reading = _reading(client, environment, options, id_prefix)
-        lines = reading.lines(file, raw, lambda read: progress.update(task, completed=read))
-        counts = client.import_lines(environment, blocks(lines))
+        blocks = reading.blocks(file, raw, lambda read: progress.update(task, completed=read))
+        counts = client.import_lines(environment, blocks)
     errors = sorted([*counts["errors"], *reading.errors], key=lambda bad: bad["line"])[:REPORTED_RECORDS]
     return {**counts, "rejected": counts["rejected"] + reading.rejected, "errors": errors}
 

@@ -64,6 +64,35 @@ class Preference:
     id: str | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemPreferences:
+    """n preferences between items of a catalogue, as columns: what an import of millions is made of."""
+
+    users: tuple[str, ...]
+    items: tuple[str, ...]
+    user: NDArray[np.int32]
+    """(n,), index into `users`."""
+    chosen: NDArray[np.int32]
+    """(n,), index into `items`."""
+    rejected: NDArray[np.int32]
+    label: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    moment: NDArray[np.int64]
+    """(n,), when it occurred, microseconds since 1970; negative: at its arrival."""
+    text: NDArray[np.uint8]
+    """Where the clients' ids are."""
+    id_begin: NDArray[np.int32]
+    id_end: NDArray[np.int32]
+    """(n,), into `text`; without an id both are equal."""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def id(self, index: int) -> str | None:
+        found = self.text[self.id_begin[index] : self.id_end[index]].tobytes()
+        return found.decode() or None
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """What became of a batch, after its commit."""

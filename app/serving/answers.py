@@ -73,13 +73,7 @@ class ItemsAnswer(Grounded):
 
     numbers: Real
     """(m, 4): reward, standard error, lower and upper end."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class RankedItems(ItemsAnswer):
-    """Best first."""
-
-    ids: list[str]
+    ids: tuple[str, ...] | list[str]
     """(m,)"""
     index: Int | None
     """(m,) where each stood in the request; None where the catalogue was ranked."""
@@ -121,7 +115,7 @@ class PolicyAnswer(CertifiedAnswer):
     policy: Real
     """(H, S, A) probabilities."""
     greedy: Int
-    """(H, S) the likeliest action; -1 in terminal states."""
+    """(H, S) the likeliest action."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -6,6 +6,7 @@ Each public coroutine is one whole transaction on a `Database`.
 from app.store.activity import Bucket, feedback_activity, list_users
 from app.store.audit import COMMAND, AuditEntry, actor, list_audit, note_failure
 from app.store.backup import Manifest, back_up, restore
+from app.store.binary_rows import prepare as prepare_import
 from app.store.current import Current
 from app.store.database import Database, Notice
 from app.store.embedded import EmbeddedPostgres
@@ -20,7 +21,7 @@ from app.store.environments import (
 )
 from app.store.events import EVENT_LIFETIME, find_event, note_event, record_event
 from app.store.health import EnvironmentAge, Installation, installation
-from app.store.importing import Imported, import_preferences
+from app.store.importing import Imported, draw_numbers, import_item_preferences, import_preferences
 from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
 from app.store.keys import authenticate, create_key, list_keys, revoke_key, rotate_key
 from app.store.loading import load_preferences, user_comparisons
@@ -103,6 +104,7 @@ __all__ = [
     "cancel_refit",
     "create_key",
     "delete_environment",
+    "draw_numbers",
     "due_environments",
     "environment_summary",
     "erase_user",
@@ -113,6 +115,7 @@ __all__ = [
     "get_environment",
     "get_model",
     "get_refit",
+    "import_item_preferences",
     "import_preferences",
     "installation",
     "item_features",
@@ -128,6 +131,7 @@ __all__ = [
     "migrate",
     "note_event",
     "note_failure",
+    "prepare_import",
     "promote_model",
     "publish_model",
     "pull_forward",

@@ -31,7 +31,7 @@ from app.domain import (
     TrajectoryOption,
 )
 from app.store.database import Database, driver_connection, look_up, transaction
-from app.store.encoding import digest, steps_to_bytes
+from app.store.encoding import steps_to_bytes
 from app.store.environments import FIND_ENVIRONMENTS, LOCK_ENVIRONMENTS, EnvironmentRow
 from app.store.interning import (
     FIND_ITEMS,
@@ -63,23 +63,31 @@ _LOCK_USERS = """
     ORDER BY users.environment_id, users.user_id
     FOR NO KEY UPDATE OF users
 """
-_STORED_HASHES = """
-    SELECT stored.environment_id, stored.client_id, stored.content_hash
+_STORED_CONTENTS = """
+    SELECT stored.environment_id, stored.client_id, users.user_id,
+           chosen.item_id, chosen.content_hash, stored.chosen_steps,
+           rejected.item_id, rejected.content_hash, stored.rejected_steps,
+           contexts.content_hash, stored.label, stored.weight, NULLIF(stored.occurred_at, stored.recorded_at)
     FROM jsonb_array_elements(%(named)s::jsonb) AS given (one)
     JOIN environments ON environments.name = given.one ->> 0
     JOIN preferences AS stored
         ON stored.environment_id = environments.id AND stored.client_id = given.one ->> 1
+    JOIN users ON users.id = stored.user_key
+    LEFT JOIN items AS chosen ON chosen.id = stored.chosen_key
+    LEFT JOIN items AS rejected ON rejected.id = stored.rejected_key
+    LEFT JOIN contexts ON contexts.id = stored.context_key
 """
+# As `content_of` says it.
 
 # Numbers are drawn in the order of the group and rows written in the order of the clients' ids: the first keeps the
 # order in which things were said, the second is the same for everybody who writes the same ids.
 RECORD_GIVEN = """inserted AS (
         INSERT INTO preferences (
             id, environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
-            label, weight, occurred_at, client_id, content_hash
+            label, weight, occurred_at, client_id
         )
         SELECT id, environment_id, user_key, chosen_key, rejected_key, context_key, chosen_steps, rejected_steps,
-               label, weight, COALESCE(occurred_at, now()), client_id, content_hash
+               label, weight, COALESCE(occurred_at, now()), client_id
         FROM given
         ORDER BY client_id COLLATE "C", id
         ON CONFLICT (environment_id, client_id) DO NOTHING
@@ -105,7 +113,7 @@ _RECORD = f"""
         FROM json_to_recordset(%(rows)s::json) AS rows (
             environment_id bigint, user_key bigint, chosen_key bigint, rejected_key bigint, context_key bigint,
             chosen_steps bytea, rejected_steps bytea, label float8, weight float8, occurred_at timestamptz,
-            client_id text, content_hash bytea
+            client_id text
         )
     ), {RECORD_GIVEN}
 """  # noqa: S608 - our own words
@@ -129,6 +137,9 @@ ClientIdIn = tuple[int, str]
 
 UserIn = tuple[int, str]
 """An environment's key, and a user's id in it."""
+
+Content = tuple[Any, ...]
+"""What a preference says; two under one id must be equal."""
 
 
 class Submission(NamedTuple):
@@ -178,7 +189,7 @@ async def record_group(connection: AsyncConnection, submissions: Sequence[Submis
     _judge(requests, _Request.check_shapes)
     _judge(requests, lambda request: request.check_items(found.items))
     # One after the other, for what a request says under an id is stored for those that come after it.
-    _judge(requests, lambda request: request.check_ids(found.hashes))
+    _judge(requests, lambda request: request.check_ids(found.contents))
     writing = [request for request in _good(requests) if request.fresh]
     rows = await _rows(connection, driver, found, writing)
     async with driver.pipeline():
@@ -199,8 +210,6 @@ class _Request:
     submission: Submission
     environment: EnvironmentRow | None
     error: DomainError | None = None
-    hashes: list[bytes] = field(default_factory=list)
-    """What makes a preference with an id the same again; empty for one without."""
     fresh: list[int] = field(default_factory=list)
     """Which of the batch are to be written."""
 
@@ -223,23 +232,21 @@ class _Request:
         for index, preference in enumerate(self.batch):
             check_option_rows(self.row, items, preference, f"/preferences/{index}")
 
-    def check_ids(self, stored: dict[ClientIdIn, bytes]) -> None:
+    def check_ids(self, stored: dict[ClientIdIn, Content]) -> None:
         here = self.row.id
-        said: dict[ClientIdIn, bytes] = {}
+        said: dict[ClientIdIn, Content] = {}
         for index, preference in enumerate(self.batch):
             if preference.id is None:
-                self.hashes.append(b"")
                 self.fresh.append(index)
                 continue
             one = here, preference.id
-            found = content_hash(preference)
-            self.hashes.append(found)
+            found = content_of(preference)
             known = stored.get(one) or said.get(one)
             if known is None:
                 said[one] = found
                 self.fresh.append(index)
             elif known != found:
-                raise taken(preference, f"/preferences/{index}")
+                raise taken(preference.id, f"/preferences/{index}")
         stored.update(said)
 
     def outcome(self, position: int | None) -> Outcome:
@@ -266,7 +273,7 @@ class _Found:
 
     environments: dict[str, EnvironmentRow]
     items: FoundItems
-    hashes: dict[ClientIdIn, bytes]
+    contents: dict[ClientIdIn, Content]
     users: dict[UserIn, int]
 
 
@@ -291,11 +298,11 @@ async def _look_up(driver: Driver, submissions: Sequence[Submission]) -> _Found:
         # Before what is stored is read: whoever waits for users here then sees what was recorded of them meanwhile.
         known_users = await driver.execute(_LOCK_USERS, _named(users)) if users else None
         known_items = await driver.execute(FIND_ITEMS, _named(items)) if items else None
-        hashes = await driver.execute(_STORED_HASHES, _named(client_ids)) if client_ids else None
+        stored = await driver.execute(_STORED_CONTENTS, _named(client_ids)) if client_ids else None
     return _Found(
         environments={row[1]: EnvironmentRow(*row) for row in await environments.fetchall()},
         items=found_items(await known_items.fetchall() if known_items else ()),
-        hashes={(key, one): found for key, one, found in (await hashes.fetchall() if hashes else ())},
+        contents={(row[0], row[1]): _stored_content(*row[2:]) for row in (await stored.fetchall() if stored else ())},
         users={(key, user): row for key, user, row in (await known_users.fetchall() if known_users else ())},
     )
 
@@ -313,8 +320,8 @@ async def _rows(
     connection: AsyncConnection, driver: Driver, found: _Found, requests: Sequence[_Request]
 ) -> list[dict[str, Any]]:
     """What is to be written, once the rows that it refers to are there."""
-    said = [(request, index, request.batch[index]) for request in requests for index in request.fresh]
-    options, contexts = contents_of((request.row.id, one) for request, _, one in said)
+    said = [(request, request.batch[index]) for request in requests for index in request.fresh]
+    options, contexts = contents_of((request.row.id, one) for request, one in said)
     option_keys = await intern_options(connection, options)
     context_keys = await intern_contexts(connection, contexts)
     users = await _with_new_users(driver, found.users, requests)
@@ -331,9 +338,8 @@ async def _rows(
             "weight": one.weight,
             "occurred_at": one.occurred_at,
             "client_id": one.id,
-            "content_hash": _hex(request.hashes[index]),
         }
-        for request, index, one in said
+        for request, one in said
     ]
 
 
@@ -387,34 +393,39 @@ def contents_of(
     return options, contexts
 
 
-def taken(preference: Preference, pointer: str) -> ConflictError:
-    """Its id was used before."""
+def taken(client_id: str | None, pointer: str) -> ConflictError:
+    """The id was used before."""
     return ConflictError(
-        f"Preference id {preference.id!r} is taken by a preference with other content.", pointer=f"{pointer}/id"
+        f"Preference id {client_id!r} is taken by a preference with other content.", pointer=f"{pointer}/id"
     )
 
 
-def content_hash(preference: Preference) -> bytes:
+def content_of(preference: Preference) -> Content:
     """What makes two preferences under one id the same."""
-    occurred_at = preference.occurred_at
-    return digest(
-        preference.user.encode(),
+    return (
+        preference.user,
         _option_content(preference.chosen),
         _option_content(preference.rejected),
-        b"" if preference.context is None else context_hash(preference.context),
-        np.array([preference.label, preference.weight], dtype="<f8").tobytes(),
-        b"" if occurred_at is None else repr(occurred_at.timestamp()).encode(),
+        None if preference.context is None else context_hash(preference.context),
+        preference.label,
+        preference.weight,
+        preference.occurred_at,
     )
 
 
-def _option_content(option: Option) -> bytes:
+def _option_content(option: Option) -> tuple[str | None, bytes | None, bytes | None]:
+    """The item's id, the hash of what was given inline, or the steps."""
     match option:
         case ItemOption():
-            return b"item" + option.item.encode()
+            return option.item, None, None
         case FeaturesOption() | TextOption():
-            return b"inline" + option_hash(option)
+            return None, option_hash(option), None
         case TrajectoryOption():
-            return b"steps" + steps_to_bytes(option.states, option.actions)
+            return None, None, steps_to_bytes(option.states, option.actions)
+
+
+def _stored_content(user: str, *said: Any) -> Content:
+    return user, said[0:3], said[3:6], *said[6:]
 
 
 def option_key(here: int, option: Option, items: FoundItems, inline: dict[ContentIn, int]) -> int | None:
@@ -461,11 +472,16 @@ def check_option_rows(environment: EnvironmentRow, items: FoundItems, preference
     """Items must be there, and the two options must not be one."""
     for side, option in (("chosen", preference.chosen), ("rejected", preference.rejected)):
         if isinstance(option, ItemOption) and (environment.id, option.item) not in items.live:
-            gone = (environment.id, option.item) in items.retired
-            why = f"Item {option.item!r} is retired from" if gone else f"There is no item {option.item!r} in"
-            raise InvalidInputError(f"{why} environment {environment.name!r}.", pointer=f"{pointer}/{side}/item")
+            raise item_problem(environment, items, option.item, f"{pointer}/{side}/item")
     if _same(preference.chosen, preference.rejected):
         raise InvalidInputError("The chosen and the rejected option are the same.", pointer=f"{pointer}/rejected")
+
+
+def item_problem(environment: EnvironmentRow, items: FoundItems, item: str, pointer: str) -> InvalidInputError:
+    """Why an item that is not there cannot be compared."""
+    gone = (environment.id, item) in items.retired
+    why = f"Item {item!r} is retired from" if gone else f"There is no item {item!r} in"
+    return InvalidInputError(f"{why} environment {environment.name!r}.", pointer=pointer)
 
 
 def _same(one: Option, other: Option) -> bool:
