@@ -90,8 +90,8 @@ def main() -> None:
     options = _options()
     folder = Path(options.data or tempfile.mkdtemp(prefix="psharelora-serve-"))
     with EmbeddedPostgres(folder) as url:
+        migrate(url)
         if not (folder / "ready").exists():
-            migrate(url)
             asyncio.run(_fill(url, "refit" in options.only))
             (folder / "ready").touch()
         found: dict[str, Any] = {

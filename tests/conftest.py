@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from app.api import prepare as prepare_api
 from app.learning import prepare as prepare_learning
 from app.policy import prepare as prepare_planner
 from app.store import Database, EmbeddedPostgres
@@ -34,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # Once, before several processes would compile the same at the same time.
         prepare_learning()
         prepare_planner()
+        prepare_api()
         config.add_cleanup(_remove_directory)
 
 

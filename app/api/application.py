@@ -23,6 +23,7 @@ from app.api import (
     users,
 )
 from app.api.auth import Authentication
+from app.api.compiled import ShortWays
 from app.api.limits import BodyLimit
 from app.api.openapi import install_openapi
 from app.api.problems import install_problem_handlers
@@ -69,6 +70,7 @@ def build_application(
         separate_input_output_schemas=False,
     )
     # The last one added is the outermost.
+    app.add_middleware(ShortWays, routers=ROUTERS)
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(Requests, metrics=metrics)

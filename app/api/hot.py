@@ -5,19 +5,19 @@ mistake) takes the declared way, so that errors and their words are the same on 
 """
 
 import re
-from typing import Annotated, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import Request, Response
 
 from app.api.auth import check_scope, check_visible
 from app.api.consistency import position_of
+from app.api.itemlists import read_items, write_rewards
 from app.api.schemas.base import ID_PATTERN, MAX_BATCH
 from app.api.services import Services
 from app.domain import ApiKey, Scope
-from app.serving import ItemsAnswer
-
-S = TypeVar("S", bound=msgspec.Struct)
+from app.serving import RankedItems
 
 _ID = re.compile(ID_PATTERN)
 
@@ -32,29 +32,11 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 _Items = Annotated[list[_Item], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
 
 
-class _RewardsBody(msgspec.Struct, forbid_unknown_fields=True):
-    options: _Items
-    context: None = None
-
-
 class _RankBody(msgspec.Struct, forbid_unknown_fields=True):
     options: _Items | None = None
     context: None = None
     top_n: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
     by: Literal["mean", "lower"] = "mean"
-
-
-class _Reward(msgspec.Struct, gc=False):
-    reward: float
-    stderr: float
-    lower: float
-    upper: float
-
-
-class _RewardsAnswer(msgspec.Struct, gc=False):
-    model_version: int
-    feedback_seen: int
-    rewards: list[_Reward]
 
 
 class _Ranked(msgspec.Struct, gc=False):
@@ -73,31 +55,35 @@ class _RankAnswer(msgspec.Struct, gc=False):
     options: list[_Ranked]
 
 
-_rewards_body = msgspec.json.Decoder(_RewardsBody)
 _rank_body = msgspec.json.Decoder(_RankBody)
 _encode = msgspec.json.Encoder().encode
 
 
 async def usual_rewards(request: Request) -> Response | None:
-    found = await _read(request, _rewards_body)
-    if found is None:
+    asked = _asked(request)
+    items = None if asked is None else read_items(await request.body(), MAX_BATCH)
+    if asked is None or items is None:
         return None
-    services, environment, user, after, body = found
-    items = [option.item for option in body.options]
-    answer = await services.runtime.item_rewards(environment, user, items, after=after)
-    if answer is None:
+    answer = await asked.services.runtime.item_rewards(asked.environment, asked.user, items, after=asked.after())
+    rewards = None if answer is None else write_rewards(answer.numbers)
+    if answer is None or rewards is None:
         return None
-    rewards = [_Reward(*row) for row in answer.numbers.tolist()]
-    return _json(_encode(_RewardsAnswer(answer.model_version, answer.feedback_seen, rewards)))
+    head = b'{"model_version":%d,"feedback_seen":%d,"rewards":[' % (answer.model_version, answer.feedback_seen)
+    return _json(b"".join((head, rewards, b"]}")))
 
 
 async def usual_ranking(request: Request) -> Response | None:
-    found = await _read(request, _rank_body)
-    if found is None:
+    asked = _asked(request)
+    if asked is None:
         return None
-    services, environment, user, after, body = found
+    try:
+        body = _rank_body.decode(await request.body())
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
     items = None if body.options is None else [option.item for option in body.options]
-    answer = await services.runtime.item_ranking(environment, user, items, top_n=body.top_n, by=body.by, after=after)
+    answer = await asked.services.runtime.item_ranking(
+        asked.environment, asked.user, items, top_n=body.top_n, by=body.by, after=asked.after()
+    )
     if answer is None:
         return None
     if len(answer.ids) <= ROWS_AT_A_TIME:
@@ -105,7 +91,7 @@ async def usual_ranking(request: Request) -> Response | None:
     return None
 
 
-def _ranked(answer: ItemsAnswer) -> list[_Ranked]:
+def _ranked(answer: RankedItems) -> list[_Ranked]:
     places = [None] * len(answer.ids) if answer.index is None else answer.index.tolist()
     return [
         _Ranked(reward, stderr, lower, upper, _Item(item), place)
@@ -113,29 +99,36 @@ def _ranked(answer: ItemsAnswer) -> list[_Ranked]:
     ]
 
 
-async def _read(
-    request: Request, decoder: "msgspec.json.Decoder[S]"
-) -> tuple[Services, str, str, int | None, S] | None:
-    """Whom the request asks, about whom, how new, and the body; None where it is not usual or not allowed."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Whom a request asks, and about whom."""
+
+    services: Services
+    environment: str
+    user: str
+    token: str | None
+
+    def after(self) -> int | None:
+        """How new the answer must be."""
+        return None if self.token is None else position_of(self.token)
+
+
+def _asked(request: Request) -> _Asked | None:
+    """None where the request is not usual."""
     scope = request.scope
-    content_type, token = b"", b""
+    content_type, token = b"", None
     for name, value in scope["headers"]:
         if name == b"content-type":
             content_type = value
         elif name == b"consistency-token":
-            token = value
+            token = value.decode("latin-1")
     environment, user = scope["path_params"]["environment"], scope["path_params"]["user"]
     if content_type != b"application/json" or not _ID.fullmatch(environment) or not _ID.fullmatch(user):
-        return None
-    try:
-        body = decoder.decode(await request.body())
-    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     key: ApiKey = scope["state"]["key"]
     check_scope(key, Scope.READ)
     check_visible(key, environment)
-    after = position_of(token.decode("latin-1")) if token else None
-    return scope["app"].state.services, environment, user, after, body
+    return _Asked(scope["app"].state.services, environment, user, token)
 
 
 def _json(body: bytes) -> Response:

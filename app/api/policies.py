@@ -135,7 +135,7 @@ async def policy(
         states=list(answer.states),
         actions=list(answer.actions),
         policy=answer.policy.tolist(),
-        greedy=[[answer.actions[action] for action in step] for step in answer.greedy.tolist()],
+        greedy=[[None if a < 0 else answer.actions[a] for a in step] for step in answer.greedy.tolist()],
     )
 
 

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from app.api.auth import Feeder, check_feeds
-from app.api.compiled import CompiledRoute, first_try, says_json
+from app.api.compiled import first_try, says_json
 from app.api.consistency import TOKEN_HEADER, TOKEN_RESPONSE_HEADERS, acknowledge, token_of
 from app.api.conversion import reader_for
 from app.api.decoding import WirePreference, decode_body
@@ -30,7 +30,7 @@ from app.api.schemas.preferences import (
 from app.api.services import Services, UsedServices, services_of
 from app.domain import DomainError, Recorded
 
-router = APIRouter(tags=["preferences"], route_class=CompiledRoute)
+router = APIRouter(tags=["preferences"])
 
 log = structlog.get_logger()
 

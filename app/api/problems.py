@@ -1,11 +1,11 @@
 """Errors as RFC 9457 problem documents: the one table from an error's class to its HTTP status."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, FastAPI, Path, Request
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -226,10 +226,14 @@ def domain_problem(scope: Scope, error: DomainError) -> JSONResponse:
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(DomainError, _on_domain_error)
-    app.add_exception_handler(ProblemError, _on_problem_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    for error, handler in _HANDLERS.items():
+        app.add_exception_handler(error, handler)
+
+
+async def answer_to_error(request: Request, error: Exception) -> Response | None:
+    """What the framework answers to an error inside a route; None to one that nobody foresaw."""
+    handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), None)
+    return None if handler is None else await handler(request, error)
 
 
 async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
@@ -284,6 +288,14 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     code, sentence = _BY_STATUS.get(error.status_code, ("internal", "the request could not be answered."))
     detail = sentence.format(path=request.url.path, method=request.method, detail=error.detail)
     return problem_response(request.scope, code, detail, headers=error.headers)
+
+
+_HANDLERS: dict[type[Any], Callable[[Request, Exception], Awaitable[Response]]] = {
+    DomainError: _on_domain_error,
+    ProblemError: _on_problem_error,
+    RequestValidationError: _on_validation_error,
+    HTTPException: _on_http_exception,
+}
 
 
 ASKED = (

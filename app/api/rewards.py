@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Query
 
 from app import serving
 from app.api.auth import Reader
-from app.api.compiled import CompiledRoute, first_try
+from app.api.compiled import first_try
 from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
@@ -35,7 +35,7 @@ from app.api.users import UserId
 from app.domain import Context, InvalidInputError, Option
 from app.serving import RewardAnswer
 
-router = APIRouter(tags=["rewards"], route_class=CompiledRoute)
+router = APIRouter(tags=["rewards"])
 
 MAX_ANSWERS = 100_000
 """Rewards in one answer: some ten megabytes."""

@@ -121,7 +121,7 @@ class Policy(Certificate):
     states: list[str]
     actions: list[str]
     policy: list[list[list[float]]]
-    greedy: list[list[str]]
+    greedy: list[list[str | None]]
 
 
 class Action(Certificate):

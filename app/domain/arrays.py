@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, diags_array, eye_array, hstack, kron
 
 from app.domain.environment import CatalogEnvironment, Environment, MdpEnvironment
 from app.learning import Comparisons
 
 Int = NDArray[np.int64]
 Real = NDArray[np.float64]
+Sparse = csr_array[Any, Any]
 
 CONSTANT = 1e-9
 """Relative spread below which a feature is the same everywhere."""
@@ -135,8 +137,9 @@ def comparisons(
 class RewardTables:
     """What an MDP's rewards are linear in; nothing stands for indicators."""
 
-    states: Real | None
-    """(S, d1), or (H * S, d1) where rewards depend on the step; rows of terminal states are zero: nothing is earned."""
+    states: Real | Sparse | None
+    """(S, d1), or (H * S, d1) where rewards depend on the step; sparse where it is of indicators. Rows of terminal
+    states are zero: nothing is earned."""
     actions: Real | None
     """(A, d2)"""
 
@@ -154,12 +157,20 @@ def reward_tables(environment: MdpEnvironment) -> RewardTables:
     actions = _scaled(environment.action_features)
     if states is None and not environment.terminal and not per_step:
         return RewardTables(None, actions)
-    states = np.eye(n_states) if states is None else states
-    states[list(environment.terminal)] = 0.0
-    if per_step:
-        own = np.einsum("hg,sd->hsgd", np.eye(horizon), states).reshape(horizon * n_states, -1)
-        states = np.hstack([np.tile(states, (horizon, 1)), own])
-    return RewardTables(states, actions)
+    going = np.ones(n_states)
+    going[list(environment.terminal)] = 0.0
+    if states is not None:
+        states *= going[:, None]
+        return RewardTables(_by_step(states, horizon).toarray() if per_step else states, actions)
+    indicators = diags_array(going).tocsr()
+    indicators.eliminate_zeros()
+    return RewardTables(_by_step(indicators, horizon) if per_step else indicators, actions)
+
+
+def _by_step(states: Real | Sparse, horizon: int) -> Sparse:
+    """(H * S, (1 + H) * d1) of a table (S, d1): the columns of all steps, and those of each step."""
+    every = kron(np.ones((horizon, 1)), states, format="csr")
+    return csr_array(hstack([every, kron(eye_array(horizon), states)], format="csr"))
 
 
 def reward_dimensions(environment: MdpEnvironment) -> int:

@@ -2,6 +2,7 @@
 
 from app.learning.adapters import Adapter, Adapters
 from app.learning.belief import RewardBelief
+from app.learning.bounded import bounded, largest_share
 from app.learning.comparisons import Comparisons
 from app.learning.confidence import Calibration, adapter_covariance
 from app.learning.diagnostics import Diagnostics
@@ -41,12 +42,14 @@ __all__ = [
     "Taste",
     "UserLikelihood",
     "adapter_covariance",
+    "bounded",
     "evaluate_predictions",
     "fit",
     "fold_in",
     "fold_in_users",
     "gains_of_users",
     "influences",
+    "largest_share",
     "most_informative_pairs",
     "prepare",
     "principal_angle_distance",

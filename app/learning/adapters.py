@@ -194,10 +194,10 @@ def offsets(design: Design, shared: Shared) -> Offsets:
         doubt = items.bias_variance[design.item]
         kernels.over(design.n, lambda i, j: kernels.row_sums(i, j, design.indptr, design.rows, doubt, variance))
     lower = _lower(shared.k)
-    C = np.zeros((len(design.X) if design.n_items else 0, -(-len(lower) // LANES) * LANES), np.float32)
+    C = np.zeros((design.n_rows if design.n_items else 0, -(-len(lower) // LANES) * LANES), np.float32)
     if design.n_items:
         flat = items.covariance.reshape(len(items) + 1, -1)
-        few = len(design.X) < len(items)  # one user's few items must not cost a whole catalogue
+        few = design.n_rows < len(items)  # one user's few items must not cost a whole catalogue
         C[:, : len(lower)] = flat[design.item][:, lower] if few else flat[:, lower].astype(np.float32)[design.item]
     return Offsets(P, own, C, design.scores(shared.Theta_0, items.bias), variance)
 

@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 Real = NDArray[np.float64]
 Int = NDArray[np.int64]
 Sparse = csr_array[Any, Any]
+Table = Real | Sparse
 
 
 def real(values: ArrayLike) -> Real:
@@ -16,6 +17,11 @@ def real(values: ArrayLike) -> Real:
     array = np.asarray(values, dtype=np.float64).view()
     array.flags.writeable = False
     return array
+
+
+def table(values: ArrayLike | Sparse) -> Table:
+    """A table of features: `real`, unless it is sparse."""
+    return csr_array(values).astype(np.float64) if isinstance(values, csr_array) else real(values)
 
 
 def integers(values: ArrayLike) -> Int:

@@ -12,7 +12,8 @@ import numpy as np
 from app.learning.arrays import Real, curvature, sigmoid
 from app.learning.conjugate import Pair, conjugate_gradients
 from app.learning.design import Design
-from app.learning.preconditioner import RIDGE_BOUNDS, column_inverses
+from app.learning.grams import Apply, Grams, grams_of
+from app.learning.preconditioner import RIDGE_BOUNDS
 
 GRAM_COMPARISONS = 20_000
 """Comparisons that stand for all in the Newton systems' preconditioner."""
@@ -41,7 +42,7 @@ def fit_global(
     ridge: Real,
     *,
     start: Real | None = None,
-    grams: Real | None = None,
+    grams: Grams | None = None,
     tolerance: float = 1e-9,
     iterations: int = 100,
 ) -> Real:
@@ -50,20 +51,20 @@ def fit_global(
     Parameters
     ----------
     grams
-        (d2, d1, d1) weighted Gram matrices of the designs, about; only the speed depends on them.
+        Weighted Gram matrices of the designs, about; only the speed depends on them.
     tolerance
         Largest absolute gradient entry, relative to 1 + the sum of the weights, at which to stop.
     """
     if grams is None:
-        grams = design.grams(0.25 * design.weight, at_most=GRAM_COMPARISONS)
-    inverses = column_inverses(grams, ridge)
+        grams = grams_of(design, 0.25 * design.weight, at_most=GRAM_COMPARISONS)
+    solve = grams.solver(ridge)
     Theta = np.zeros((design.d1, design.d2)) if start is None else start.copy()
     scale = 1.0 + float(design.weight.sum())
     loss, gradient = global_loss(design, Theta, ridge)
     for _ in range(iterations):
         if np.abs(gradient).max() <= tolerance * scale:
             break
-        step = _newton_step(design, Theta, ridge, gradient, inverses)
+        step = _newton_step(design, Theta, ridge, gradient, solve)
         slope, length = float(np.vdot(gradient, step)), 1.0
         for _ in range(40):
             new_loss, new_gradient = global_loss(design, Theta - length * step, ridge)
@@ -76,7 +77,7 @@ def fit_global(
     return Theta
 
 
-def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real, inverses: Real) -> Real:
+def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real, solve: Apply) -> Real:
     w = design.weight * curvature(design.scores(Theta))
     nothing = np.zeros((design.d1, 0))
 
@@ -84,7 +85,7 @@ def _newton_step(design: Design, Theta: Real, ridge: Real, gradient: Real, inver
         return design.adjoint_scores(w * design.scores(pair[0])) + ridge * pair[0], nothing
 
     def precondition(pair: Pair) -> Pair:
-        return np.einsum("bij,jb->ib", inverses, pair[0]), nothing
+        return solve(pair[0]), nothing
 
     return conjugate_gradients(operator, precondition, (gradient, nothing), iterations=200, tolerance=STEP_TOLERANCE)[0]
 
@@ -102,14 +103,12 @@ def fit_global_with_ridge(
         As of `fit_global`.
     """
     Theta, ridge = (np.zeros((design.d1, design.d2)), np.ones(design.d2)) if start is None else start
-    grams = design.grams(0.25 * design.weight, at_most=EVIDENCE_COMPARISONS)
+    grams = grams_of(design, 0.25 * design.weight, at_most=EVIDENCE_COMPARISONS)
     for _ in range(rounds):
         Theta = fit_global(design, ridge, start=Theta, grams=grams, tolerance=max(tolerance, 1e-6))
         w = design.weight * curvature(design.scores(Theta))
-        grams = design.grams(w, at_most=EVIDENCE_COMPARISONS)
-        eigenvalues = np.maximum(np.linalg.eigvalsh(grams), 0.0)
-        gamma = (eigenvalues / (eigenvalues + ridge[:, None])).sum(axis=1)
-        new = np.clip(gamma / np.maximum((Theta**2).sum(axis=0), 1e-12), *RIDGE_BOUNDS)
+        grams = grams_of(design, w, at_most=EVIDENCE_COMPARISONS)
+        new = np.clip(grams.determined(ridge) / np.maximum((Theta**2).sum(axis=0), 1e-12), *RIDGE_BOUNDS)
         settled = bool(np.allclose(new, ridge, rtol=0.05))
         ridge = new
         if settled:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import eye_array
 
-from app.learning.arrays import Int, Real, integers, real
+from app.learning.arrays import Int, Real, Sparse, Table, integers, real, table
 from app.learning.errors import InvalidComparisonsError
 from app.learning.items import content_ids
 
@@ -21,8 +22,8 @@ from app.learning.items import content_ids
 class Comparisons:
     """n comparisons of N users, with M items (or states) and C contexts (or actions)."""
 
-    X: Real
-    """(M, d1) row features, as given by the caller."""
+    X: Table
+    """(M, d1) row features, as given by the caller; sparse where they are indicators of states."""
     Y: Real
     """(C, d2) column features; [[1]] when choices have no context."""
     indptr: Int
@@ -48,7 +49,8 @@ class Comparisons:
     """(M,) which item each row of X is, NO_IDENTITY where it is none; None: no row has an identity."""
 
     def __post_init__(self) -> None:
-        for name in ("X", "Y", "signs", "label", "weight"):
+        object.__setattr__(self, "X", table(self.X))
+        for name in ("Y", "signs", "label", "weight"):
             object.__setattr__(self, name, real(getattr(self, name)))
         for name in ("indptr", "rows", "cols", "user"):
             object.__setattr__(self, name, integers(getattr(self, name)))
@@ -62,6 +64,11 @@ class Comparisons:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    @property
+    def items(self) -> Real:
+        """(M, d1) X as a dense array, which of many states would be large."""
+        return self.X if isinstance(self.X, np.ndarray) else real(self.X.toarray())
 
     @classmethod
     def from_pairs(
@@ -134,7 +141,7 @@ class Comparisons:
         label: ArrayLike | None = None,
         weight: ArrayLike | None = None,
         age_seconds: ArrayLike | None = None,
-        state_table: ArrayLike | None = None,
+        state_table: ArrayLike | Sparse | None = None,
         action_table: ArrayLike | None = None,
     ) -> "Comparisons":
         """Choices between two trajectories of a tabular MDP.
@@ -145,7 +152,7 @@ class Comparisons:
             (n, 2H): the H states of a trajectory, then its H actions.
         state_table
             (S, d1) what a state's reward is linear in, by default its indicator; or (H * S, d1), step by step, where
-            rewards depend on the step.
+            rewards depend on the step. Sparse tables stay sparse: nothing of size S^2 is made.
         action_table
             (A, d2) the same of actions.
         """
@@ -157,8 +164,8 @@ class Comparisons:
             )
         H = width // 2
         _refuse_equal_sides(first, second)
-        X = real(np.eye(n_states) if state_table is None else state_table)
-        by_step = n_states * np.arange(H) if len(X) == H * n_states else 0
+        X = table(eye_array(n_states, format="csr") if state_table is None else state_table)
+        by_step = n_states * np.arange(H) if X.shape[0] == H * n_states else 0
         return cls(
             X=X,
             Y=real(np.eye(n_actions) if action_table is None else action_table),
@@ -226,24 +233,37 @@ def _refuse_equal_sides(chosen: Int, rejected: Int) -> None:
 
 
 def _check_tables(c: Comparisons) -> None:
-    for name, table in (("X", c.X), ("Y", c.Y)):
-        if table.ndim != 2 or table.shape[1] == 0:
+    for name, values in (("X", c.X), ("Y", c.Y)):
+        if values.ndim != 2 or values.shape[1] == 0:
             raise InvalidComparisonsError(
-                f"{name} must be a table with at least one column; found shape {table.shape}."
+                f"{name} must be a table with at least one column; found shape {values.shape}."
             )
-        bad = ~np.isfinite(table)
+        if not isinstance(values, np.ndarray):
+            _check_sparse(values, tabular=c.tabular)
+            continue
+        bad = ~np.isfinite(values)
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise InvalidComparisonsError(
-                f"{name}: row {row}, column {column} is {table[row, column]}; a finite number was expected."
+                f"{name}: row {row}, column {column} is {values[row, column]}; a finite number was expected."
             )
+
+
+def _check_sparse(X: Sparse, *, tabular: bool) -> None:
+    if not tabular:
+        raise InvalidComparisonsError(
+            "X: it is sparse; only the states of trajectories may be, items are expected dense."
+        )
+    if not np.isfinite(X.data).all():
+        row = int(np.searchsorted(X.indptr, np.argmax(~np.isfinite(X.data)), side="right")) - 1
+        raise InvalidComparisonsError(f"X: row {row} has an entry that is not a finite number.")
 
 
 def _check_columns(c: Comparisons) -> None:
     n = len(c.user)
-    if c.item_ids is not None and c.item_ids.shape != (len(c.X),):
+    if c.item_ids is not None and c.item_ids.shape != (c.X.shape[0],):
         raise InvalidComparisonsError(
-            f"item_ids must have one entry a row of X ({len(c.X)}); found shape {c.item_ids.shape}."
+            f"item_ids must have one entry a row of X ({c.X.shape[0]}); found shape {c.item_ids.shape}."
         )
     columns: list[tuple[str, Real | Int]] = [("user", c.user), ("label", c.label), ("weight", c.weight)]
     if c.age_seconds is not None:
@@ -272,11 +292,11 @@ def _check_terms(c: Comparisons) -> None:
         )
     if c.cols.shape != (nnz,) or c.signs.shape != (nnz,):
         raise InvalidComparisonsError(f"rows, cols and signs must have {nnz} entries each.")
-    for name, index, table in (("row", c.rows, c.X), ("column row", c.cols, c.Y)):
-        bad = (index < 0) | (index >= len(table))
+    for name, index, height in (("row", c.rows, c.X.shape[0]), ("column row", c.cols, len(c.Y))):
+        bad = (index < 0) | (index >= height)
         if bad.any():
             term = int(np.argmax(bad))
             j = int(np.searchsorted(c.indptr, term, side="right")) - 1
             raise InvalidComparisonsError(
-                f"comparison {j}: {name} {index[term]} lies outside the table, which has {len(table)} rows."
+                f"comparison {j}: {name} {index[term]} lies outside the table, which has {height} rows."
             )

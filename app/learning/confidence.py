@@ -18,7 +18,9 @@ from scipy.stats import chi2, norm
 from app.learning.adapters import Adapters, bound_weights
 from app.learning.arrays import Int, Real, inverse, real, sigmoid, symmetric
 from app.learning.design import Design
+from app.learning.grams import SparseGrams, grams_of
 from app.learning.parameters import Shared
+from app.learning.wide import entry_variances, score_variances
 
 MAX_UNKNOWNS = 1200
 """Above this many shared unknowns the blocks of Theta_0 and B are taken as independent."""
@@ -46,7 +48,7 @@ Refit = Callable[[Design], tuple[Shared, Adapters]]
 
 
 def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Real) -> Real:
-    """(d1, d2 + k, r) a factor of the covariance of [Theta_0, B].
+    """(d1, d2 + k, r) a factor of the covariance of [Theta_0, B]; with r = 0 where only `entry_errors` are known.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Rea
         (n,) fitted scores, at whose curvature the information is taken.
     """
     d1, d2, k = design.d1, design.d2, shared.k
+    if not isinstance(design.X, np.ndarray):
+        return np.zeros((d1, d2 + k, 0))
     w = design.weight * bound_weights(scores)
     across = np.linalg.qr(np.hstack([shared.B, np.eye(d1)]))[0][:, k:d1]
     beside = across.shape[1]
@@ -63,6 +67,16 @@ def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Rea
         Theta, C = root[: d1 * d2].reshape(d1, d2, r), root[d1 * d2 :].reshape(beside, k, r)
         return np.concatenate([Theta, np.einsum("ax,xcr->acr", across, C)], axis=1)
     return _block_error(design, shared, adapters, w, across)
+
+
+def entry_errors(design: Design, shared: Shared, adapters: Adapters, scores: Real) -> Real | None:
+    """(d1, d2 + k) variances of the entries of [Theta_0, B], independent of each other; none beside a factor."""
+    if isinstance(design.X, np.ndarray):
+        return None
+    grams = grams_of(design, design.weight * bound_weights(scores))
+    assert isinstance(grams, SparseGrams)
+    strength = np.einsum("icb,icb->c", adapters.means, adapters.means) / max(len(adapters) * shared.d2, 1)
+    return entry_variances(grams, shared.ridge, strength)
 
 
 def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real) -> Real:
@@ -155,6 +169,7 @@ def bootstrap(
     refit: Refit,
     rng: np.random.Generator,
     *,
+    entries: Real | None = None,
     effective_weight: float = 1.0,
 ) -> Calibration:
     """Have the fit's own questions answered by users of a known truth, refit, and see how far that is missed.
@@ -165,6 +180,8 @@ def bootstrap(
 
     Parameters
     ----------
+    error, entries
+        As of `shared_error` and `entry_errors`.
     refit
         Estimates the shared part and the adapters from relabelled designs, to the same convergence as the fit: passes
         that are left out would be mistaken for spread.
@@ -187,8 +204,9 @@ def bootstrap(
             rows, users = _targets(design, rng)
             truth = offset[rows] + np.einsum("np,np->n", Z[rows], W[users])
             missed = truth - _scores_of(design, found, adapters, rows, users)
-            ratios.append(np.abs(missed) / _errors_of(design, found, adapters, error, rows, users))
-            distances.append(_distances(shared, W, found, adapters, error, np.unique(users)[:CALIBRATION_USERS]))
+            ratios.append(np.abs(missed) / _errors_of(design, found, adapters, (error, entries), rows, users))
+            asked = np.unique(users)[:CALIBRATION_USERS]
+            distances.append(_distances(shared, W, found, adapters, (error, entries), asked))
         spread.learn(found.T)
     missed_by, nominal = np.concatenate(ratios), norm.ppf(0.5 + 0.5 * CALIBRATION_LEVEL)
     reach, covered = float(np.quantile(missed_by, CALIBRATION_LEVEL)) / nominal, float((missed_by <= nominal).mean())
@@ -243,22 +261,29 @@ def _mean_and_dispersion(values: Real) -> tuple[float, float]:
 
 def _targets(design: Design, rng: np.random.Generator) -> tuple[Int, Int]:
     """Designs, and users drawn apart from them, as often as they have comparisons."""
-    most = min(design.n, CALIBRATION_TARGETS, max(100, DENSE_ENTRIES // (design.d1 * design.d2)))
+    formed = DENSE_ENTRIES // (design.d1 * design.d2) if isinstance(design.X, np.ndarray) else CALIBRATION_TARGETS
+    most = min(design.n, CALIBRATION_TARGETS, max(100, formed))
     rows = rng.choice(design.n, size=most, replace=False)
     return rows, rng.permutation(design.user)[: len(rows)]
 
 
-def adapter_covariance(B: Real, error: Real, covariances: Real) -> Real:
+def adapter_covariance(B: Real, error: Real, covariances: Real, entries: Real | None = None) -> Real:
     """(N, p, p) of adapters with these posterior covariances, as coordinates along a B that is not quite known.
 
     dB moves across B, so that only Theta_0's error falls on the adapters' own directions.
     """
     d2, p = error.shape[1] - B.shape[1], covariances.shape[-1]
     common = np.einsum("ac,abr->cbr", B, error[:, :d2]).reshape(p, error.shape[2])
-    return np.asarray(covariances + common @ common.T)
+    total = covariances + common @ common.T
+    if entries is not None:
+        apart = np.einsum("ac,ab,ae->bce", B, entries[:, :d2], B)
+        total = total + np.einsum("bce,bf->cbef", apart, np.eye(d2)).reshape(p, p)
+    return np.asarray(total)
 
 
-def _distances(true: Shared, W: Real, found: Shared, adapters: Adapters, error: Real, users: Int) -> Real:
+def _distances(
+    true: Shared, W: Real, found: Shared, adapters: Adapters, errors: tuple[Real, Real | None], users: Int
+) -> Real:
     """(len(users),) squared, in uncalibrated standard errors: from the found adapters to the truth's coordinates."""
     k, d2 = found.k, found.d2
     turn = found.B.T @ true.B + found.items.loadings.T @ true.items.loadings
@@ -266,7 +291,7 @@ def _distances(true: Shared, W: Real, found: Shared, adapters: Adapters, error: 
     shift[:, 0] += found.items.loadings.T @ (true.items.bias - found.items.bias)
     coordinates = shift + turn @ W[users].reshape(len(users), k, d2)
     missed = (coordinates - adapters.means[users]).reshape(len(users), k * d2)
-    spread = adapter_covariance(found.B, error, adapters.covariances[users])
+    spread = adapter_covariance(found.B, errors[0], adapters.covariances[users], errors[1])
     return np.asarray(np.einsum("np,np->n", missed, np.linalg.solve(spread, missed[..., None])[..., 0]))
 
 
@@ -276,17 +301,26 @@ def _scores_of(design: Design, shared: Shared, adapters: Adapters, rows: Int, us
     return np.asarray(design.scores(shared.Theta_0, shared.items.bias)[rows] + own)
 
 
-def _errors_of(design: Design, shared: Shared, adapters: Adapters, error: Real, rows: Int, users: Int) -> Real:
+def _errors_of(
+    design: Design, shared: Shared, adapters: Adapters, errors: tuple[Real, Real | None], rows: Int, users: Int
+) -> Real:
     """(len(rows),) uncalibrated standard errors of the designs `rows` for `users`."""
-    D, r = design.dense(rows), error.shape[2]
     Z = design.project(shared.B, shared.items.loadings, rows).reshape(len(rows), len(shared.T))
     own = np.einsum("np,npq,nq->n", Z, adapters.covariances[users], Z, optimize=True)
-    loaded = np.concatenate([D, D @ np.swapaxes(adapters.means[users], 1, 2)], axis=2)
-    common = loaded.reshape(len(rows), error.shape[0] * error.shape[1]) @ error.reshape(
-        error.shape[0] * error.shape[1], r
-    )
-    variance = own + np.einsum("nr,nr->n", common, common) + _item_variances(design, shared, adapters, rows, users)
+    common = _shared_variances(design, adapters.means[users], errors, rows)
+    variance = own + common + _item_variances(design, shared, adapters, rows, users)
     return np.asarray(np.sqrt(np.maximum(variance, 1e-300)))
+
+
+def _shared_variances(design: Design, W: Real, errors: tuple[Real, Real | None], rows: Int) -> Real:
+    """(m,) what the error of [Theta_0, B] adds to the variances of designs `rows`, of users with W (m, k, d2)."""
+    error, entries = errors
+    if entries is not None:
+        return score_variances(design, rows, W, entries)
+    D, (d1, width, r) = design.dense(rows), error.shape
+    loaded = np.concatenate([D, D @ np.swapaxes(W, 1, 2)], axis=2)
+    common = loaded.reshape(len(rows), d1 * width) @ error.reshape(d1 * width, r)
+    return np.asarray(np.einsum("nr,nr->n", common, common))
 
 
 def _item_variances(design: Design, shared: Shared, adapters: Adapters, rows: Int, users: Int) -> Real:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 
 from app.learning import kernels
-from app.learning.arrays import Int, Real, Sparse, product, writable
+from app.learning.arrays import Int, Real, Sparse, Table, product, writable
 from app.learning.comparisons import Comparisons
 from app.learning.features import FeatureMap
 
@@ -41,8 +41,8 @@ class Bucket:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    X: Real
-    """(M, d1) mapped."""
+    X: Table
+    """(M, d1) mapped; sparse where it is large and of states."""
     Y: Real
     """(C, d2) mapped."""
     item: NDArray[np.int32]
@@ -75,6 +75,10 @@ class Design:
         return len(self.user)
 
     @property
+    def n_rows(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
     def d1(self) -> int:
         return int(self.X.shape[1])
 
@@ -99,7 +103,7 @@ class Design:
         for b in range(self.d2):
             data = self.signs * (self.Y[self.cols, b] if self.d2 > 1 else 1.0)
             kept = data != 0
-            found.append(csr_array((data[kept], (comparison[kept], self.rows[kept])), shape=(self.n, len(self.X))))
+            found.append(csr_array((data[kept], (comparison[kept], self.rows[kept])), shape=(self.n, self.n_rows)))
         return found
 
     @cached_property
@@ -114,7 +118,7 @@ class Design:
     def _owners(self) -> Sparse:
         """(E, M) which rows of the table each item with effects of its own is."""
         known = np.flatnonzero(self.item < self.n_items)
-        return csr_array((np.ones(len(known)), (self.item[known], known)), shape=(self.n_items, len(self.X)))
+        return csr_array((np.ones(len(known)), (self.item[known], known)), shape=(self.n_items, self.n_rows))
 
     def of_items(self, by_row: Real) -> Real:
         """(E, ...) sums over the rows of the table (M, ...) that are the same item."""
@@ -122,7 +126,7 @@ class Design:
 
     def scores(self, Theta: Real, bias: Real | None = None) -> Real:
         """(n,) <DPhi_j, Theta> for Theta (d1, d2), with the items' biases (E + 1,) where given."""
-        P, out = self.X @ Theta, np.empty(self.n)
+        P, out = product(self.X, Theta), np.empty(self.n)
         own = P[:0, 0] if bias is None or not self.n_items else bias[self.item]
         kernels.over(self.n, lambda i, j: kernels.scores(i, j, *self.terms, P, own, self.Y, out))
         return out
@@ -141,7 +145,7 @@ class Design:
 
     def tables(self, B: Real, loadings: Real | None) -> tuple[Real, Real]:
         """X B and the rows' own loadings, (M, k) each; one table, and an empty one, where there are no contexts."""
-        P = np.ascontiguousarray(self.X @ B)
+        P = np.ascontiguousarray(product(self.X, B))
         if loadings is None or not self.n_items:
             return P, P[:0]
         own = loadings[self.item]
@@ -149,13 +153,13 @@ class Design:
 
     def adjoint_scores(self, r: Real) -> Real:
         """(d1, d2) sum_j r_j DPhi_j."""
-        return self.X.T @ self.adjoint_rows(r)
+        return product(self.X.T, self.adjoint_rows(r))
 
     def adjoint_rows(self, r: Real) -> Real:
         """(M, d2) sum_j r_j of every row of the table, before its features."""
 
         def work(first: int, last: int) -> Real:
-            G = np.zeros((len(self.X), self.d2))
+            G = np.zeros((self.n_rows, self.d2))
             kernels.adjoint(first, last, *self.terms, r, self.Y, G)
             return G
 
@@ -163,7 +167,7 @@ class Design:
 
     def row_weights(self, w: Real) -> Real:
         """(M,) sum of w_j over the comparisons that each row of the table is in."""
-        return _sums(self.rows, np.repeat(w, np.diff(self.indptr)), minlength=len(self.X))
+        return _sums(self.rows, np.repeat(w, np.diff(self.indptr)), minlength=self.n_rows)
 
     def adjoint_project(self, R: Real) -> Real:
         """(d1, k) sum_j DPhi_j R_j^T for R (n, k, d2)."""
@@ -179,7 +183,7 @@ class Design:
         index = np.arange(0, self.n, stride)
         share = float(w[index].sum())
         scaled = w[index] * (float(w.sum()) / share if share > 0 else 1.0)
-        if len(index) > len(self.X) and len(self.rows) <= SHORT * self.n:
+        if len(index) > self.n_rows and len(self.rows) <= SHORT * self.n:
             return self._grams_by_rows(index, scaled)
         step = max(1, DENSE_ENTRIES // (self.d1 * self.d2))
         for begin in range(0, len(index), step):
@@ -192,20 +196,34 @@ class Design:
         """The same as X^T (S_b^T diag(w) S_b) X: less to do where few rows stand for many comparisons."""
         terms = _terms_of(self.indptr, np.diff(self.indptr), index)
         pointers = np.concatenate([[0], np.cumsum(np.diff(self.indptr)[index])])
-        rows, shape = self.rows[terms], (len(index), len(self.X))
+        rows, shape = self.rows[terms], (len(index), self.n_rows)
         total = np.empty((self.d2, self.d1, self.d1))
         for b in range(self.d2):
             values = self.signs[terms] * (self.Y[self.cols[terms], b] if self.d2 > 1 else 1.0)
             weighted = values * np.repeat(w, np.diff(pointers))
             S = csr_array((values, rows, pointers), shape=shape)
-            total[b] = self.X.T @ product(csr_array((weighted, rows, pointers), shape=shape).T @ S, self.X)
+            G = product(csr_array((weighted, rows, pointers), shape=shape).T @ S, self.X)
+            total[b] = product(self.X.T, G)
         return total
 
     def dense(self, index: Int) -> Real:
         """(len(index), d1, d2) the designs of a few comparisons, by features."""
         out = np.zeros((len(index), self.d1, self.d2))
+        assert isinstance(self.X, np.ndarray), "designs of a sparse table are not formed"
         kernels.dense(np.asarray(index, dtype=np.int64), *self.terms, self.X, self.Y, out)
         return out
+
+    def columns(self, index: Int) -> list[Sparse]:
+        """d2 sparse (m, d1) matrices: DPhi_j[:, b] of m comparisons, for every b."""
+        m, lengths = len(index), np.diff(self.indptr)[index]
+        terms, own = _terms_of(self.indptr, np.diff(self.indptr), index), np.repeat(np.arange(m), lengths)
+        found = []
+        for b in range(self.d2):
+            data = self.signs[terms] * (self.Y[self.cols[terms], b] if self.d2 > 1 else 1.0)
+            kept = data != 0
+            S = csr_array((data[kept], (own[kept], self.rows[terms][kept])), shape=(m, self.n_rows))
+            found.append(csr_array(S @ self.X))
+        return found
 
     def thinned(self, stride: int) -> "Design":
         """The comparisons of every stride-th user, who become users 0, 1, 2, ..."""
@@ -273,8 +291,9 @@ def design_of(
     if half_life_seconds is not None and c.age_seconds is not None:
         weight = weight * 0.5 ** (c.age_seconds[order] / half_life_seconds)
     known = NO_ITEMS if item_ids is None or c.item_ids is None else item_ids
+    rows_of = features.rows(c.X[occurring])
     return Design(
-        X=writable(features.items(c.X[occurring])),
+        X=rows_of if issparse(rows_of) else writable(rows_of),
         Y=writable(features.columns(c.Y[contexts])) if features.d2 > 1 else np.ones((1, 1)),
         item=place_of(known, NO_ITEMS if c.item_ids is None else c.item_ids[occurring], len(occurring)),
         item_ids=known,
@@ -320,15 +339,16 @@ def _terms_of(indptr: Int, lengths: Int, order: Int) -> Int:
     return np.repeat(indptr[order] - begins[:-1], lengths[order]) + np.arange(begins[-1])
 
 
-def _used(table: Real, rows: Int) -> tuple[Int, Int]:
+def _used(table: Table, rows: Int) -> tuple[Int, Int]:
     """Which rows of a table occur, and their places: one user's few comparisons must not cost a whole catalogue."""
-    if len(rows) < len(table) // 2:
+    height = table.shape[0]
+    if len(rows) < height // 2:
         occurring, position = np.unique(rows, return_inverse=True)
         return occurring, np.asarray(position, dtype=np.int64)
-    occurs = np.zeros(len(table), dtype=np.bool_)
+    occurs = np.zeros(height, dtype=np.bool_)
     occurs[rows] = True
     occurring = np.flatnonzero(occurs)
-    return occurring, (np.cumsum(occurs) - 1)[rows] if len(occurring) < len(table) else rows
+    return occurring, (np.cumsum(occurs) - 1)[rows] if len(occurring) < height else rows
 
 
 def padded(values: Real) -> Real:

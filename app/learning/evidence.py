@@ -26,9 +26,10 @@ import numpy as np
 
 from app.learning import kernels
 from app.learning.adapters import Solution, bound_weights, posterior
-from app.learning.arrays import Int, Real, symmetric
+from app.learning.arrays import Int, Real, product, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
+from app.learning.grams import Grams, grams_of
 from app.learning.items import Items, turned
 from app.learning.lanes import LANES
 from app.learning.parameters import Ending, Shared
@@ -73,8 +74,8 @@ class Pass:
     """(n,) c_j"""
     bound: float
     """Of `shared` before this pass changed it."""
-    grams: Real
-    """(d2, d1, d1) that the pass was preconditioned with."""
+    grams: Grams
+    """That the pass was preconditioned with."""
 
 
 def starting_point(
@@ -171,7 +172,7 @@ def evidence_pass(
     shared: Shared,
     tilt: Real,
     *,
-    grams: Real | None = None,
+    grams: Grams | None = None,
     learn_priors: bool = True,
     tightenings: int = TIGHTENINGS,
 ) -> Pass:
@@ -184,7 +185,7 @@ def evidence_pass(
     bound = evidence_bound(shared, solution)
     w = design.weight * bound_weights(solution.tilt)
     if grams is None:
-        grams = design.grams(w, at_most=GRAM_COMPARISONS)
+        grams = grams_of(design, w, at_most=GRAM_COMPARISONS)
     expanded, means = _absorb(design, shared, solution)
     solution = replace(solution, means=means)
     # The prior's step takes the posteriors of the pass before, which belong to the prior as it is.
@@ -310,7 +311,7 @@ def row_information(design: Design, solution: Solution, w: Real, k: int) -> tupl
         return np.zeros(0), np.zeros((0, k, k))
     if k == 0:
         return design.of_items(design.row_weights(w)), np.zeros((design.n_items, 0, 0))
-    M, (row, column) = len(design.X), np.tril_indices(k)
+    M, (row, column) = design.n_rows, np.tril_indices(k)
 
     def work(first: int, last: int) -> tuple[Real, Real]:
         h, J = np.zeros(M), np.zeros((M, -(-len(row) // LANES), LANES))
@@ -361,11 +362,9 @@ def inverses(matrices: Real) -> tuple[Real, Real]:
     return V, log
 
 
-def with_ridge(shared: Shared, grams: Real) -> Shared:
+def with_ridge(shared: Shared, grams: Grams) -> Shared:
     """The prior precisions of Theta_0's columns, by MacKay's fixed point."""
-    eigenvalues = np.maximum(np.linalg.eigvalsh(grams), 0.0)
-    gamma = (eigenvalues / (eigenvalues + shared.ridge[:, None])).sum(axis=1)
-    ridge = np.clip(gamma / np.maximum((shared.Theta_0**2).sum(axis=0), 1e-12), *RIDGE_BOUNDS)
+    ridge = np.clip(grams.determined(shared.ridge) / np.maximum((shared.Theta_0**2).sum(axis=0), 1e-12), *RIDGE_BOUNDS)
     return replace(shared, ridge=ridge)
 
 
@@ -425,7 +424,7 @@ def weighted_least_squares(
     shared: Shared,
     solution: Solution,
     w: Real,
-    grams: Real,
+    grams: Grams,
     *,
     iterations: int = 15,
     tolerance: float = 0.1,
@@ -437,7 +436,7 @@ def weighted_least_squares(
     w
         (n,) weights of the bound.
     grams
-        (d2, d1, d1) of the features, about; only the speed depends on them.
+        Of the features, about; only the speed depends on them.
     """
     items = shared.items
     precision = np.linalg.inv(items.prior) if len(items) and shared.k else np.zeros((shared.k, shared.k))
@@ -479,7 +478,7 @@ def _sum(a: Unknowns, b: Unknowns) -> Unknowns:
 def quadratic(design: Design, solution: Solution, w: Real, x: Unknowns, kappa: Real | None = None) -> Unknowns:
     """The M step's Hessian times x, without priors; with `kappa` the gradient of its loss at x."""
     Theta, bias, B, loadings = x
-    k, d2, M = B.shape[1], design.d2, len(design.X)
+    k, d2, M = B.shape[1], design.d2, design.n_rows
     offset = design.scores(Theta, bias)
     P, own = design.tables(B, loadings)
     apart = design.n_items > 0 and d2 > 1
@@ -512,7 +511,7 @@ def quadratic(design: Design, solution: Solution, w: Real, x: Unknowns, kappa: R
     if design.n_items:
         of_bias[:-1] = design.of_items(G[:, d2] if apart else G[:, 0])
         of_loadings[:-1] = design.of_items(H[:, k:] if apart else H)
-    return design.X.T @ G[:, :d2], of_bias, design.X.T @ H[:, :k], of_loadings
+    return product(design.X.T, G[:, :d2]), of_bias, product(design.X.T, H[:, :k]), of_loadings
 
 
 def user_moments(design: Design, w: Real, means: Real, covariances: Real, k: int) -> Real:

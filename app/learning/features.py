@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.learning.arrays import Real, real
+from app.learning.arrays import Real, Table, real
 from app.learning.comparisons import Comparisons
 from app.learning.errors import FeatureShapeError
 
+DENSE_GRAMS = 16_000_000
+"""Numbers in Gram matrices (d2, d1, d1), up to which sparse tables are made dense: then everything is exact."""
 MAX_CONTEXT_COLUMNS = 8
 """Principal columns kept of a context: a user's own parameters number k * (1 + this)."""
 
@@ -45,26 +47,36 @@ class FeatureMap:
 
     def items(self, raw: Real) -> Real:
         """(m, d1) raw row features to the model's."""
-        table = real(raw)
-        if table.ndim != 2 or table.shape[1] != self.d1:
-            raise FeatureShapeError(f"items must have {self.d1} features each; found shape {table.shape}.")
-        return table if self.tabular else np.asarray((table - self.centre) / self.scale)
+        given = real(raw)
+        self._check_width(given)
+        return given if self.tabular else np.asarray((given - self.centre) / self.scale)
+
+    def rows(self, raw: Table) -> Table:
+        """The same of a table that may be sparse, and stays so where it is large."""
+        if isinstance(raw, np.ndarray):
+            return self.items(raw)
+        self._check_width(raw)
+        return raw if self.d2 * self.d1**2 > DENSE_GRAMS else self.items(raw.toarray())
+
+    def _check_width(self, given: Table) -> None:
+        if given.ndim != 2 or given.shape[1] != self.d1:
+            raise FeatureShapeError(f"items must have {self.d1} features each; found shape {given.shape}.")
 
     def columns(self, raw: Real) -> Real:
         """(C, c) raw column features to the model's (C, d2)."""
-        table = real(raw)
+        given = real(raw)
         if self.tabular:
-            if table.shape[1] != self.d2:
-                raise FeatureShapeError(f"actions must have {self.d2} indicators each; found shape {table.shape}.")
-            return table
-        ones = np.ones((len(table), 1))
+            if given.shape[1] != self.d2:
+                raise FeatureShapeError(f"actions must have {self.d2} indicators each; found shape {given.shape}.")
+            return given
+        ones = np.ones((len(given), 1))
         if not self.has_contexts:
             return ones
-        if table.shape[1] != len(self.context_centre):
+        if given.shape[1] != len(self.context_centre):
             raise FeatureShapeError(
-                f"contexts must have {len(self.context_centre)} features each; found shape {table.shape}."
+                f"contexts must have {len(self.context_centre)} features each; found shape {given.shape}."
             )
-        return np.hstack([ones, np.asarray((table - self.context_centre) @ self.context_basis)])
+        return np.hstack([ones, np.asarray((given - self.context_centre) @ self.context_basis)])
 
     def context(self, raw: Real | None) -> Real:
         """(d2,) of one context; none given stands for the average one."""
@@ -79,7 +91,7 @@ def feature_map_of(comparisons: Comparisons) -> FeatureMap:
     if c.tabular:
         d1, d2 = c.X.shape[1], c.Y.shape[1]
         return FeatureMap(np.zeros(d1), np.ones(d1), np.zeros(d2), np.zeros((d2, 0)), tabular=True)
-    used = c.X[np.unique(c.rows)] if len(c.rows) else c.X
+    used = c.items[np.unique(c.rows)] if len(c.rows) else c.items
     centre, scale = used.mean(axis=0), used.std(axis=0)
     scale[scale <= 1e-9 * (1.0 + np.abs(centre))] = 1.0
     context_centre, basis = _context_basis(c)

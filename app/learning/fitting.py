@@ -8,10 +8,11 @@ import numpy as np
 
 from app.learning import evidence, mle
 from app.learning.adapters import Adapters, predictive_moments
-from app.learning.arrays import Int, Real
+from app.learning.arrays import Int, Real, real
+from app.learning.bounded import user_shares
 from app.learning.btl import fit_global_with_ridge
 from app.learning.comparisons import Comparisons
-from app.learning.confidence import Calibration, bootstrap, shared_error
+from app.learning.confidence import Calibration, bootstrap, entry_errors, shared_error
 from app.learning.design import NO_ITEMS, Design, design_of
 from app.learning.diagnostics import Diagnostics, PersonalGain, RankTrial, log_bracketing, singular_values
 from app.learning.errors import InvalidComparisonsError
@@ -58,6 +59,8 @@ GLOBAL_TOLERANCE = 1e-7
 """Of the global fit that predicts for users nobody has heard of."""
 TRIAL_COMPARISONS = 200_000
 """Comparisons, of evenly spaced users, that trials, calibration and diagnostics are content with."""
+NO_DEPENDENCE = (0.0,)
+"""Of trajectories: what recurs in them is not told apart from what does not (`design_of`)."""
 KEPT_GROWTH = 1.1
 """Factor of the number of comparisons up to which a warm start's rank, dependence and calibration are kept."""
 SAME_SCALE = 1.5
@@ -84,6 +87,9 @@ class _Job:
     """What every step of one fit needs."""
 
     comparisons: Comparisons
+    """With the weights that users have in what is shared."""
+    shares: Real
+    """(N,) what those weights are of the given ones: see app.learning.bounded."""
     features: FeatureMap
     estimator: Estimator
     start: Start
@@ -170,8 +176,12 @@ def fit(
         raise ValueError(f"rank: {rank} is negative.")
     if dependence != "auto" and not 0 <= dependence <= 1:
         raise ValueError(f"dependence: {dependence} lies outside 0 to 1.")
+    shares = user_shares(comparisons)
+    if shares.min(initial=1.0) < 1.0:
+        comparisons = replace(comparisons, weight=comparisons.weight * shares[comparisons.user])
     job = _Job(
         comparisons,
+        shares,
         _features(comparisons, warm_start),
         estimator,
         start,
@@ -322,7 +332,7 @@ def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal[
         ranks=ranks,
         start=begin,
         differ=lambda: _permutation_rank(job, c) > 0,
-        dependences=DEPENDENCES if dependence == "auto" else (dependence,),
+        dependences=(dependence,) if dependence != "auto" else NO_DEPENDENCE if c.tabular else DEPENDENCES,
     )
 
 
@@ -339,7 +349,8 @@ class _Trials:
         self.job, self.expected, self.finished = job, expected * len(splits), 0
         self.parts = [(comparisons.subset(s.fit), comparisons.subset(s.validate)) for s in splits]
         held_out = np.concatenate([part.user for _, part in self.parts])
-        self.counts = np.bincount(held_out, minlength=comparisons.n_users)
+        weight = np.concatenate([part.weight for _, part in self.parts])
+        self.counts = real(np.bincount(held_out, weight, minlength=comparisons.n_users))
         self.designs: dict[tuple[int, float], Design] = {}
 
     def run(self, rank: int, dependence: float) -> Trial:
@@ -448,9 +459,12 @@ def _in_gauge(job: _Job, design: Design, shared: Shared) -> Shared:
 
 def _assemble(job: _Job, design: Design, shared: Shared, ending: Ending, choice: Choice) -> Model:
     adapters = solve_adapters(shared, design, job.estimator)
-    error = shared_error(design, shared, adapters, _fitted_scores(design, shared, adapters))
+    known = (design, shared, adapters, _fitted_scores(design, shared, adapters))
+    if job.shares.min(initial=1.0) < 1.0:
+        in_full = design.answered(design.label, design.weight / job.shares[design.user])
+        adapters = solve_adapters(shared, in_full, job.estimator)
     model = _bare_model(job, shared, adapters, design, choice.dependence)
-    return replace(model, shared_error=error, ending=ending)
+    return replace(model, shared_error=shared_error(*known), entry_errors=entry_errors(*known), ending=ending)
 
 
 def _bare_model(job: _Job, shared: Shared, adapters: Adapters, design: Design, dependence: float) -> Model:
@@ -503,8 +517,16 @@ def _calibration(job: _Job, design: Design, model: Model, tolerance: float) -> C
         return found, solve_adapters(found, relabelled, job.estimator, tolerance=1e-4)
 
     adapters = solve_adapters(model.shared, sample, job.estimator, tolerance=1e-4)
-    error = shared_error(sample, model.shared, adapters, _fitted_scores(sample, model.shared, adapters))
-    found = bootstrap(sample, model.shared, error, refit, job.rng, effective_weight=model.effective_weight)
+    known = (sample, model.shared, adapters, _fitted_scores(sample, model.shared, adapters))
+    found = bootstrap(
+        sample,
+        model.shared,
+        shared_error(*known),
+        refit,
+        job.rng,
+        entries=entry_errors(*known),
+        effective_weight=model.effective_weight,
+    )
     return found if model.dependence == 0.0 else replace(found, inflation=max(1.0, found.inflation))
 
 

@@ -629,3 +629,18 @@ def row_information(first, last, pointers, indptr, rows, w, d2, means, covarianc
             for t in range(indptr[j], indptr[j + 1]):
                 h[rows[t]] += w[j]
                 add_scaled(J, rows[t] * wide, second, 0, weight, 0, wide)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def score_rows(means, spreads, loading, spread, rows, mean, stderr):
+    """Rewards and standard errors of some rows of a projection, which NumPy would copy first."""
+    for i in range(len(rows)):
+        row = rows[i]
+        value = 0.0
+        for c in range(len(loading)):
+            value += means[row, c] * loading[c]
+        variance = 0.0
+        for c in range(len(spread)):
+            variance += spreads[row, c] * spread[c]
+        mean[i] = value
+        stderr[i] = variance**0.5 if variance > 0.0 else 0.0

@@ -22,6 +22,7 @@ from app.learning.btl import fit_global
 from app.learning.conjugate import Pair, conjugate_gradients
 from app.learning.design import Design
 from app.learning.evidence import user_moments
+from app.learning.grams import grams_of
 from app.learning.parameters import Ending, Shared
 from app.learning.preconditioner import BlockPreconditioner
 from app.learning.spectral import spectral_start
@@ -100,7 +101,7 @@ def shared_step(design: Design, shared: Shared, W: Real) -> Shared:
     gradient = shared_gradient(design, Theta_0, B, W, ridge)
     rhs = (-gradient[0], -_horizontal(B, gradient[1]))
     moments = user_moments(design, w, W, np.zeros((design.n_users, W.shape[1], W.shape[1])), shared.k)
-    blocks = BlockPreconditioner.of(design.grams(w), ridge, moments)
+    blocks = BlockPreconditioner.of(grams_of(design, w), ridge, moments)
 
     def operator(pair: Pair) -> Pair:
         image = shared_hessian_product(design, w, W, ridge, pair)

@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 
 from app.learning.adapters import ADAPTER_TOLERANCE, Adapter, Adapters, penalised_maximum, posterior, predictive_moments
-from app.learning.arrays import Real, curvature, integers, real, sigmoid, writable
+from app.learning.arrays import Real, Table, curvature, integers, product, real, sigmoid, writable
 from app.learning.belief import RewardBelief
 from app.learning.comparisons import Comparisons
 from app.learning.confidence import Calibration
@@ -75,6 +76,8 @@ class Model:
     """The rank 0 fit, which predicts for users nobody has heard of; none where this model is it."""
     chosen: Chosen | None = None
     """None in a model that was stored before this was."""
+    entry_errors: Real | None = None
+    """(d1, d2 + k) variances of [Theta_0, B]'s entries, each by itself, where d1 is too large for `shared_error`."""
 
     @property
     def Theta_0(self) -> Real:
@@ -180,7 +183,7 @@ class Model:
         if len(self.shared.items):
             own = self.shared.items.bias_variance[place] + self._loading_variance(adapter)[place]
         shared = x @ compressed(np.einsum("alr,l->ar", self.shared_error, loading))
-        return self._belief(adapter, mean, projected, shared, own)
+        return self._belief(adapter, mean, projected @ covariance_root(adapter.covariance), shared, own)
 
     def projected_rewards(
         self, adapter: Adapter, items: Real, context: Real | None = None, *, item_ids: ArrayLike | None = None
@@ -217,7 +220,7 @@ class Model:
         second = adapter.covariance[::d2, ::d2] + np.outer(adapter.mean[:, 0], adapter.mean[:, 0])
         return np.asarray(np.einsum("mkl,kl->m", self.shared.items.covariance, second))
 
-    def reward_table(self, adapter: Adapter, states: Real | None = None, actions: Real | None = None) -> RewardBelief:
+    def reward_table(self, adapter: Adapter, states: Table | None = None, actions: Real | None = None) -> RewardBelief:
         """Rewards of every state and action of a tabular environment, m = S * A in C order.
 
         Parameters
@@ -231,16 +234,29 @@ class Model:
         shared = self.shared_error[:, :d2] + np.einsum("acr,cb->abr", self.shared_error[:, d2:], adapter.mean)
         shared = compressed(shared.reshape(d1 * d2, shared.shape[2]))
         shared = compressed(_through(states, shared.reshape(d1, d2, shared.shape[1]), actions))
-        return self._belief(adapter, mean, self.table_rows(states, actions), shared, np.zeros(len(mean)))
+        B = self.B if states is None else product(states, self.B)
+        root = covariance_root(adapter.covariance).reshape(self.rank, d2, len(self.T))
+        own = _through(None, np.einsum("sk,kbp->sbp", B, root, optimize=True), actions)
+        return self._belief(adapter, mean, own, shared, self._entry_variances(adapter, states, actions, len(mean)))
 
-    def table_rows(self, states: Real | None = None, actions: Real | None = None) -> Real:
+    def _entry_variances(self, adapter: Adapter, states: Table | None, actions: Real | None, rewards: int) -> Real:
+        """(rewards,) what the shared parameters' errors, each by itself, make of a table's."""
+        if self.entry_errors is None:
+            return np.zeros(rewards)
+        d2 = self.features.d2
+        entries = self.entry_errors[:, :d2] + self.entry_errors[:, d2:] @ adapter.mean**2
+        squares = None if states is None else states.power(2) if issparse(states) else states**2
+        return _through(squares, entries[:, :, None], None if actions is None else actions**2)[:, 0]
+
+    def table_rows(self, states: Table | None = None, actions: Real | None = None) -> Real:
         """(S * A, p) what the adapter's entries multiply in the rewards of `reward_table`."""
-        X = self.B if states is None else states @ self.B
+        X = self.B if states is None else product(states, self.B)
         Y = np.eye(self.features.d2) if actions is None else actions
         return np.asarray(np.kron(X, Y), dtype=np.float64)
 
-    def _belief(self, adapter: Adapter, mean: Real, projected: Real, shared: Real, own: Real) -> RewardBelief:
-        factor = self.inflation * np.hstack([projected @ covariance_root(adapter.covariance), shared])
+    def _belief(self, adapter: Adapter, mean: Real, personal: Real, shared: Real, own: Real) -> RewardBelief:
+        """From factors of what is not known of the user and of what all share."""
+        factor = self.inflation * np.hstack([personal, shared])
         dimension = len(adapter.covariance) or shared.shape[1]
         return RewardBelief(mean, factor, dimension, self.inflation**2 * own, self.calibration.joint)
 
@@ -297,6 +313,7 @@ class Model:
             **_everybody_arrays(self.everybody),
             **_chosen_arrays(self.chosen),
             "shared_error": self.shared_error,
+            **({} if self.entry_errors is None else {"entry_errors": self.entry_errors}),
             "dependence": np.array(self.dependence),
             "scalars": np.array(
                 [self.effective_weight, self.half_life_seconds or np.inf, self.inflation, self.ending.objective]
@@ -345,14 +362,16 @@ class Model:
             diagnostics=None,
             everybody=_everybody_from(arrays, items),
             chosen=_chosen_from(arrays),
+            entry_errors=number("entry_errors") if "entry_errors" in arrays else None,
         )
 
 
-def _through(states: Real | None, table: Real, actions: Real | None) -> Real:
+def _through(states: Table | None, table: Real, actions: Real | None) -> Real:
     """(S * A, r) of every state's and action's rows, X T_r Y^T, for T (d1, d2, r); no table stands for indicators."""
-    rows = table if states is None else np.tensordot(states, table, axes=1)
+    flat = table.reshape(len(table), -1)
+    rows = table if states is None else product(states, flat).reshape(-1, *table.shape[1:])
     both = rows if actions is None else np.einsum("sbr,ab->sar", rows, actions)
-    return np.ascontiguousarray(both.reshape(-1, table.shape[2]))
+    return np.ascontiguousarray(both.reshape(both.shape[0] * both.shape[1], table.shape[2]))
 
 
 def _chosen_arrays(chosen: Chosen | None) -> dict[str, NDArray[np.generic]]:

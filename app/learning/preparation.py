@@ -6,10 +6,11 @@ from app.learning.comparisons import Comparisons
 from app.learning.fitting import fit
 from app.learning.influence import influences
 from app.learning.model import fold_in_users
+from app.learning.projection import project, taste_of
 
 
 def prepare() -> None:
-    """Compile what a fit, a fold-in and an explanation need, or load it compiled.
+    """Compile what a fit, a fold-in, an explanation and rewards need, or load it compiled.
 
     It takes seconds once an installation, then a fraction of one. The compiled loops lie beside the module, or in
     NUMBA_CACHE_DIR.
@@ -24,3 +25,6 @@ def prepare() -> None:
         model = fit(comparisons, rank=1, max_passes=2, calibrate=False)
         fold_in_users(model, comparisons)
         influences(model, comparisons.of_users([0]))
+        if comparisons is plain:
+            projection = project(model, items, model.mean_item(items))
+            projection.rewards(taste_of(model.population(), model.inflation), np.arange(6))

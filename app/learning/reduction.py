@@ -28,7 +28,7 @@ def row_space(comparisons: Comparisons, features: FeatureMap) -> Real | None:
     used = np.unique(comparisons.rows)
     if len(used) >= features.d1:
         return None
-    _, s, Vt = np.linalg.svd(features.items(comparisons.X[used]), full_matrices=False)
+    _, s, Vt = np.linalg.svd(features.items(comparisons.items[used]), full_matrices=False)
     r = max(1, int((s > SMALLEST * s[0]).sum()))
     return real(Vt[:r].T)
 
@@ -40,7 +40,7 @@ def reduced_features(features: FeatureMap, V: Real) -> FeatureMap:
 
 
 def reduced_comparisons(comparisons: Comparisons, features: FeatureMap, V: Real) -> Comparisons:
-    return replace(comparisons, X=features.items(comparisons.X) @ V)
+    return replace(comparisons, X=features.items(comparisons.items) @ V)
 
 
 def reduced_model(model: Model, features: FeatureMap, V: Real) -> Model | None:

@@ -63,12 +63,12 @@ class Trial:
     dependence: float
     user_losses: Real
     """(N,) summed held-out log-loss of each user, so that paired errors can be taken over users."""
-    user_counts: Int
-    """(N,) held-out comparisons of each user."""
+    user_counts: Real
+    """(N,) held-out comparisons of each user, by weight."""
 
     @property
-    def count(self) -> int:
-        return int(self.user_counts.sum())
+    def count(self) -> float:
+        return float(self.user_counts.sum())
 
     @property
     def log_loss(self) -> float:
@@ -119,7 +119,7 @@ def split_once(comparisons: Comparisons, rng: np.random.Generator) -> Split:
 def _user_item_nodes(c: Comparisons) -> Int:
     """(nnz,) a number for each pair of a user and an item in a context."""
     user = np.repeat(c.user, np.diff(c.indptr))
-    key = (user * len(c.X) + c.rows) * len(c.Y) + c.cols
+    key = (user * c.X.shape[0] + c.rows) * len(c.Y) + c.cols
     return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
 
 

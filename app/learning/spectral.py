@@ -13,6 +13,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from app.learning.arrays import Int, Real, curvature, product, sigmoid, symmetric
 from app.learning.design import Design
+from app.learning.wide import WideStatistic
 
 START_TOLERANCE = 1e-2
 """Relative accuracy of the start's eigenvectors."""
@@ -40,6 +41,8 @@ def user_spectrum(design: Design, scores: Real) -> UserSpectrum:
 
 def spectral_start(design: Design, scores: Real, k: int) -> Real:
     """(d1, k) orthonormal: the k leading directions along which users differ."""
+    if not isinstance(design.X, np.ndarray):
+        return _wide(design, scores).directions(k, np.random.default_rng(0)) if k else np.zeros((design.d1, 0))
     leading = user_spectrum(design, scores).directions[:, :k]
     return np.ascontiguousarray(np.linalg.qr(leading)[0])
 
@@ -69,7 +72,7 @@ def spectral_start_with_items(design: Design, scores: Real, k: int, rng: np.rand
             q = design.scores(Theta, bias)
             r = residual * (product(chooser, q)[design.user] - residual * q)
             G = design.adjoint_rows(r)
-            out[:F] += whitener @ (design.X.T @ G[:, b])
+            out[:F] += whitener @ product(design.X.T, G[:, b])
             if b == 0:
                 out[F:] += scale * design.of_items(G[:, 0])
         return out
@@ -87,6 +90,8 @@ def rank_by_permutation(
     design: Design, scores: Real, rng: np.random.Generator, *, permutations: int = PERMUTATIONS
 ) -> int:
     """How many eigenvalues exceed the largest one under permuted user labels; 0: users do not differ."""
+    if not isinstance(design.X, np.ndarray):
+        return _wide(design, scores).rank(rng, permutations)
     residual, whitener = _residuals(design, scores), _whitener(design, scores)
     own = _own(design, residual)
 
@@ -106,12 +111,18 @@ def leftover_energy(design: Design, scores: Real, B: Real) -> float:
     residual = _residuals(design, scores)
     w = design.weight * curvature(scores)
     share = np.bincount(design.user, w, minlength=design.n_users) / w.sum()
+    if not isinstance(design.X, np.ndarray):
+        return max(_wide(design, scores).outside(B) / float((share**2).sum()) * design.n_users, 0.0)
     F = design.grams(w).sum(axis=0)
     inverse = np.linalg.inv(F + 1e-3 * np.trace(F) / len(F) * np.eye(len(F)))
     between = _between(design, residual, design.user, _own(design, residual))
     outside = np.eye(len(F)) - B @ B.T
     second_moment = outside @ inverse @ between @ inverse @ outside / float((share**2).sum())
     return max(float(np.trace(second_moment)) * design.n_users, 0.0)
+
+
+def _wide(design: Design, scores: Real) -> WideStatistic:
+    return WideStatistic.of(design, _residuals(design, scores), design.weight * curvature(scores))
 
 
 def _residuals(design: Design, scores: Real) -> Real:

@@ -5,12 +5,15 @@ r(s, a) = <Theta + U, x_s y_a^T>, ||U||_F <= radius. There L u is X U Y^T and it
 anything of its size is ever formed.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from app.policy.mdp import FiniteHorizonMDP, Real
+
+Sparse = csr_array[Any, Any]
 
 EXPLICIT = 32
 """Dimensions up to which Hessians are matrices, and so is L."""
@@ -64,8 +67,8 @@ class FullSpace:
 
     shape: tuple[int, int]
     """(S, A)"""
-    state_features: Real | None
-    """X (S, d1), or the identity."""
+    state_features: Real | Sparse | None
+    """X (S, d1), or (H * S, d1) where rewards depend on the step; or the identity."""
     action_features: Real | None
     """Y (A, d2), or the identity."""
     scale: float = 1.0
@@ -87,15 +90,21 @@ class FullSpace:
 
     @property
     def steps(self) -> int:
-        return 1
+        return 1 if self.state_features is None else self.state_features.shape[0] // self.shape[0]
 
     @property
     def matrix(self) -> Real | None:
         return None
 
+    def since(self, rewards: int) -> "FullSpace":
+        """The same of the last so many rewards, where they depend on the step."""
+        X = self.state_features
+        return self if X is None else replace(self, state_features=X[X.shape[0] - rewards // self.shape[1] :])
+
     def as_matrix(self) -> Real:
-        """L (S * A, q), for the sizes at which it may be one."""
+        """L (steps * S * A, q), for the sizes at which it may be one."""
         X = np.eye(self.shape[0]) if self.state_features is None else self.state_features
+        X = X if isinstance(X, np.ndarray) else X.toarray()
         Y = np.eye(self.shape[1]) if self.action_features is None else self.action_features
         return np.asarray(self.scale * np.kron(X, Y))
 
@@ -103,10 +112,11 @@ class FullSpace:
         table = self.scale * u.reshape(self.sizes)
         table = table if self.state_features is None else self.state_features @ table
         table = table if self.action_features is None else table @ self.action_features.T
-        return np.asarray(table).reshape(1, -1)
+        return np.asarray(table).reshape(self.steps, -1)
 
     def gradient(self, change: Real) -> Real:
-        table = self.scale * change.sum(axis=0).reshape(self.shape)
+        visits = change if self.steps == len(change) else change.sum(axis=0)
+        table = self.scale * visits.reshape(-1, self.shape[1])
         table = table if self.state_features is None else self.state_features.T @ table
         table = table if self.action_features is None else table @ self.action_features
         return np.asarray(table).ravel()

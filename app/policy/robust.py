@@ -189,8 +189,10 @@ def _checked_factor(mdp: FiniteHorizonMDP, factor: Real | FullSpace, radius: flo
     if isinstance(factor, FullSpace):
         if factor.shape != (mdp.n_states, mdp.n_actions):
             raise ValueError(f"factor: it is for {factor.shape} states and actions, not {mdp.n_states, mdp.n_actions}.")
+        if factor.steps not in {1, mdp.horizon}:
+            raise ValueError(f"factor: it is for {factor.steps} steps; the horizon is {mdp.horizon}.")
         scaled = replace(factor, scale=factor.scale * radius)
-        return MatrixFactor(scaled.as_matrix(), 1) if factor.dimension <= EXPLICIT else scaled
+        return MatrixFactor(scaled.as_matrix(), scaled.steps) if factor.dimension <= EXPLICIT else scaled
     if factor.ndim != 2 or factor.shape[0] not in {pairs, mdp.horizon * pairs}:
         raise ValueError(f"factor: its shape is {factor.shape}; it must be ({pairs}, q) or ({mdp.horizon * pairs}, q).")
     _check_finite("factor", factor, mdp)

@@ -9,12 +9,14 @@ from app.serving.answers import (
     QueriesAnswer,
     Query,
     RankAnswer,
+    RankedItems,
     RankedOption,
     RewardAnswer,
     RewardsAnswer,
     UserSummary,
 )
 from app.serving.explanation import Direction, Explanation, Moved
+from app.serving.idtable import IdsInText, IdTable
 from app.serving.reference import Reference, mdp_of, reference_of, reference_to_arrays
 from app.serving.runtime import ServingRuntime
 
@@ -24,12 +26,15 @@ __all__ = [
     "CertifiedAnswer",
     "Direction",
     "Explanation",
+    "IdTable",
+    "IdsInText",
     "ItemsAnswer",
     "Moved",
     "PolicyAnswer",
     "QueriesAnswer",
     "Query",
     "RankAnswer",
+    "RankedItems",
     "RankedOption",
     "Reference",
     "RewardAnswer",

@@ -73,7 +73,13 @@ class ItemsAnswer(Grounded):
 
     numbers: Real
     """(m, 4): reward, standard error, lower and upper end."""
-    ids: tuple[str, ...] | list[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RankedItems(ItemsAnswer):
+    """Best first."""
+
+    ids: list[str]
     """(m,)"""
     index: Int | None
     """(m,) where each stood in the request; None where the catalogue was ranked."""
@@ -115,7 +121,7 @@ class PolicyAnswer(CertifiedAnswer):
     policy: Real
     """(H, S, A) probabilities."""
     greedy: Int
-    """(H, S) the likeliest action."""
+    """(H, S) the likeliest action; -1 in terminal states."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

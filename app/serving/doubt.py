@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from app.domain import Context, InvalidInputError, MdpEnvironment
+from app.domain import Context, MdpEnvironment
 from app.learning import Comparisons, RewardBelief, user_likelihood
 from app.policy import FullSpace, LevelSet, logistic_level_set
 from app.serving.answers import Pessimism
@@ -49,16 +49,20 @@ class Doubt:
 
     def worst(self, visits: Real) -> float:
         """The least that <L u, visits> can be."""
-        gradient = self.factor.gradient(visits[None]) if isinstance(self.factor, FullSpace) else visits @ self.factor
+        if isinstance(self.factor, FullSpace):
+            gradient = self.factor.gradient(visits.reshape(self.factor.steps, -1))
+        else:
+            gradient = visits @ self.factor
         if self.within is not None:
             return self.within.worst(gradient)
         return -float(self.beta or 0.0) * float(np.linalg.norm(gradient))
 
     def since(self, rewards: int) -> "Doubt":
         """The same of the last so many rewards: of what is left of a horizon, where they depend on the step."""
-        if rewards == len(self.mean) or isinstance(self.factor, FullSpace):
+        if rewards == len(self.mean):
             return self
-        return replace(self, mean=self.mean[-rewards:], factor=self.factor[-rewards:])
+        factor = self.factor.since(rewards) if isinstance(self.factor, FullSpace) else self.factor[-rewards:]
+        return replace(self, mean=self.mean[-rewards:], factor=factor)
 
 
 def doubt_of(
@@ -77,11 +81,6 @@ def doubt_of(
         About the rewards that are decided about, of an MDP's whole horizon.
     said
         The user's own comparisons, for `likelihood_ratio`; none for a user without any.
-
-    Raises
-    ------
-    InvalidInputError
-        `frobenius_full`, where rewards depend on the step.
     """
     level, inflation = pessimism.confidence, ground.model.inflation
     if level == 0 or (not ground.model.rank and pessimism.set in {"frobenius", "likelihood_ratio"}):
@@ -96,8 +95,8 @@ def doubt_of(
             covariance = inflation**2 * ground.adapter.covariance
             return Doubt(belief.mean, adapter_rows(ground, context), distance_quantile(covariance, level))
         case "frobenius_full":
-            parameters = ground.model.reward_table(ground.adapter).factor
-            radius = distance_quantile(parameters.T @ parameters, level)
+            parameters = ground.model.reward_table(ground.adapter)
+            radius = distance_quantile(parameters.factor.T @ parameters.factor, level, parameters.own)
             return Doubt(belief.mean, _full_space(ground, len(belief.mean), context), radius)
         case "likelihood_ratio":
             return _likelihood_ratio(ground, belief, 0.5 * (inflation * belief.beta(level)) ** 2, context, said)
@@ -112,12 +111,14 @@ def adapter_rows(ground: Ground, context: Context | None) -> Real:
     return ground.model.projected_rewards(ground.adapter, ground.catalogue.features, raw)[1]
 
 
-def distance_quantile(covariance: Real, level: float) -> float:
+def distance_quantile(covariance: Real, level: float, apart: Real | None = None) -> float:
     """How far x ~ N(0, covariance) is from 0, at most, with this probability.
 
-    ||x||^2 is approximated by a scaled chi-square with the same mean and variance (Satterthwaite 1946).
+    ||x||^2 is approximated by a scaled chi-square with the same mean and variance (Satterthwaite 1946). `apart` are
+    variances of further, independent dimensions.
     """
-    mean, spread = float(np.trace(covariance)), float((covariance**2).sum())
+    own = np.zeros(0) if apart is None else apart
+    mean, spread = float(np.trace(covariance) + own.sum()), float((covariance**2).sum() + (own**2).sum())
     if mean <= 0:
         return 0.0
     return float(np.sqrt(spread / mean * chi2.ppf(level, mean**2 / spread)))
@@ -126,10 +127,6 @@ def distance_quantile(covariance: Real, level: float) -> float:
 def _full_space(ground: Ground, rewards: int, context: Context | None) -> FullSpace:
     if isinstance(ground.environment, MdpEnvironment):
         shape = (len(ground.environment.states), len(ground.environment.actions))
-        if ground.environment.rewards == "per_step":
-            raise InvalidInputError(
-                "set: frobenius_full is not there for rewards that depend on the step; ellipsoid is.", pointer="/set"
-            )
         return FullSpace(shape, ground.snapshot.tables.states, ground.snapshot.tables.actions)
     features = ground.model.features
     column = features.context(context_features(ground.environment, context))

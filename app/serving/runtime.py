@@ -32,12 +32,14 @@ from app.serving.answers import (
     PolicyAnswer,
     QueriesAnswer,
     RankAnswer,
+    RankedItems,
     RewardsAnswer,
     SetKind,
     SlateAnswer,
     UserSummary,
 )
 from app.serving.explanation import Explanation, explanation
+from app.serving.idtable import IdsInText
 from app.serving.lora import adapter_archive
 from app.serving.memo import Memo
 from app.serving.planning import (
@@ -194,7 +196,7 @@ class ServingRuntime:
         return RankAnswer(**ground.grounds, by=by, ranking=ranking)
 
     async def item_rewards(
-        self, env: str, user: str, items: Sequence[str], *, after: int | None = None
+        self, env: str, user: str, items: IdsInText, *, after: int | None = None
     ) -> ItemsAnswer | None:
         """Rewards of a catalogue's items without context; None where they need the general way."""
         ground = await self._ground(env, user, after)
@@ -209,7 +211,7 @@ class ServingRuntime:
         top_n: int | None = None,
         by: By = "mean",
         after: int | None = None,
-    ) -> ItemsAnswer | None:
+    ) -> RankedItems | None:
         """A catalogue's items, or some of them, best first; None where they need the general way."""
         ground = await self._ground(env, user, after)
         n = len(ground.catalogue.ids) if items is None else len(items)

@@ -1,12 +1,13 @@
 """Rewards of options for one user, as differences from the reference."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from operator import itemgetter
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.stats import norm
 
 from app.domain import (
@@ -22,7 +23,9 @@ from app.domain import (
     TrajectoryOption,
 )
 from app.learning import Projection, ReferenceItem, RewardBelief, Taste
-from app.serving.answers import By, ItemsAnswer, RankedOption, RewardAnswer
+from app.serving.answers import By, ItemsAnswer, RankedItems, RankedOption, RewardAnswer
+from app.serving.idtable import IdsInText
+from app.serving.intervals import with_intervals
 from app.serving.reference import ReferencePolicy
 from app.serving.snapshot import Catalogue, Ground
 
@@ -62,11 +65,20 @@ def belief_about_trajectories(ground: Ground, states: Int, actions: Int) -> Rewa
     n_states, n_actions = len(environment.states), len(environment.actions)
     rows = states + n_states * np.arange(environment.horizon) if environment.rewards == "per_step" else states
     steps = rows * n_actions + actions
-    return RewardBelief(
-        table.mean[steps].sum(axis=1) - reference.visits @ table.mean,
-        table.factor[steps].sum(axis=1) - reference.visits @ table.factor,
-        table.dimension,
+    return replace(
+        table,
+        mean=table.mean[steps].sum(axis=1) - reference.visits @ table.mean,
+        factor=table.factor[steps].sum(axis=1) - reference.visits @ table.factor,
+        own=None if table.own is None else _sums_of_own(table.own, steps, reference.visits),
     )
+
+
+def _sums_of_own(own: Real, steps: Int, visits: Real) -> Real:
+    """(m,) the variances of sums over visited entries, less those visited on average; own (q,), steps (m, H)."""
+    place = np.arange(len(steps))[:, None] + np.zeros_like(steps)
+    counts = csr_array((np.ones(steps.size), (place.ravel(), steps.ravel())), shape=(len(steps), len(own)))
+    twice, once = np.asarray(counts.power(2) @ own), np.asarray(counts @ (visits * own))
+    return np.asarray(twice - 2.0 * once + float(visits**2 @ own))
 
 
 def table_belief(ground: Ground) -> RewardBelief:
@@ -91,9 +103,8 @@ def context_features(environment: Environment, context: Context | None) -> Real 
 
 
 def reward_answers(belief: RewardBelief, confidence: float) -> tuple[RewardAnswer, ...]:
-    lower, upper = belief.interval(confidence)
-    columns = (belief.mean.tolist(), belief.stderr.tolist(), lower.tolist(), upper.tolist())
-    return tuple(RewardAnswer(*row) for row in zip(*columns, strict=True))
+    numbers = with_intervals(np.array(belief.mean), np.array(belief.stderr), reach(confidence))
+    return tuple(RewardAnswer(*row) for row in numbers.tolist())
 
 
 def ranking_of(
@@ -109,25 +120,22 @@ def ranking_of(
     )
 
 
-def score_items(ground: Ground, items: Sequence[str]) -> ItemsAnswer | None:
+def score_items(ground: Ground, items: IdsInText) -> ItemsAnswer | None:
     """Rewards of items by their ids, in their order; None where this is not a matter of projected items alone."""
     scored = _projected(ground, items)
     if scored is None:
         return None
     projection, taste, rows = scored
-    numbers = _numbers(*projection.rewards(taste, rows), ground.environment.confidence)
     return ItemsAnswer(
         model_version=ground.snapshot.version,
         feedback_seen=ground.user.feedback_seen,
-        numbers=numbers,
-        ids=list(items),
-        index=None,
+        numbers=with_intervals(*projection.rewards(taste, rows), reach(ground.environment.confidence)),
     )
 
 
-def rank_items(ground: Ground, items: Sequence[str] | None, *, top_n: int | None, by: By) -> ItemsAnswer | None:
+def rank_items(ground: Ground, items: Sequence[str] | None, *, top_n: int | None, by: By) -> RankedItems | None:
     """The best items first, of the catalogue or of those given; None as for `score_items`."""
-    scored = _projected(ground, items)
+    scored = _projected(ground, None if items is None else IdsInText.of(items))
     if scored is None:
         return None
     projection, taste, rows = scored
@@ -140,10 +148,10 @@ def rank_items(ground: Ground, items: Sequence[str] | None, *, top_n: int | None
     order = best_of(score, top_n)
     best = order if items is None else rows[order]
     ids = ground.catalogue.ids
-    return ItemsAnswer(
+    return RankedItems(
         model_version=ground.snapshot.version,
         feedback_seen=ground.user.feedback_seen,
-        numbers=_numbers(*projection.rewards(taste, best), confidence),
+        numbers=with_intervals(*projection.rewards(taste, best), reach(confidence)),
         ids=[ids[row] for row in best.tolist()],
         index=None if items is None else order,
     )
@@ -167,24 +175,14 @@ def reach(confidence: float) -> float:
     return float(norm.ppf(0.5 * (1.0 + confidence)))
 
 
-def _projected(ground: Ground, items: Sequence[str] | None) -> tuple[Projection, Taste, Int] | None:
+def _projected(ground: Ground, items: IdsInText | None) -> tuple[Projection, Taste, Int] | None:
     projection, taste = ground.scene.projection, ground.user.taste
     if projection is None or projection.spreads is None or taste is None:
         return None
     if items is None:
         return projection, taste, np.arange(len(projection))
-    rows = ground.catalogue.rows
-    try:
-        # One call for all ids, which is a third faster than one an id.
-        found = itemgetter(*items)(rows) if len(items) > 1 else (rows[items[0]],)
-        return projection, taste, np.array(found, dtype=np.int64)
-    except KeyError:
-        return None
-
-
-def _numbers(mean: Real, stderr: Real, confidence: float) -> Real:
-    beyond = reach(confidence) * stderr
-    return np.stack((mean, stderr, mean - beyond, mean + beyond), axis=1)
+    rows = ground.catalogue.table.rows(items)
+    return None if rows is None else (projection, taste, rows)
 
 
 def item_ids(options: Sequence[Option]) -> list[str | None]:

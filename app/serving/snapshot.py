@@ -11,6 +11,7 @@ from app.domain import CorruptModelError, Environment, MdpEnvironment, StoredMod
 from app.domain.arrays import ItemTable, PreferenceTable, RewardTables, comparisons, reward_tables
 from app.learning import Adapter, Comparisons, Model, Projection, Taste, taste_of
 from app.policy import FiniteHorizonMDP
+from app.serving.idtable import IdTable
 from app.serving.reference import Reference, mdp_of, reference_from_arrays
 
 Real = NDArray[np.float64]
@@ -75,12 +76,15 @@ class Catalogue:
     features: Real
     """(M, d1)"""
     rows: Mapping[str, int]
+    table: IdTable
+    """The same for many ids at once."""
 
     @classmethod
     def of(cls, table: ItemTable) -> "Catalogue":
         # Made anew, ids lie side by side, and not among the rows they came in: looking them up touches fewer pages.
         ids = tuple("\n".join(table.ids).split("\n")) if table.ids else ()
-        return cls(ids, table.features.astype(np.float64), dict(zip(ids, range(len(ids)), strict=True)))
+        rows = dict(zip(ids, range(len(ids)), strict=True))
+        return cls(ids, table.features.astype(np.float64), rows, IdTable.of(ids))
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.domain import Environment
 from app.domain.arrays import PreferenceTable, comparisons
-from app.learning import Comparisons, FitProgress, Model, evaluate_predictions, fit, fold_in_users
+from app.learning import Comparisons, FitProgress, Model, bounded, evaluate_predictions, fit, fold_in_users
 from app.worker.baseline import per_user_probabilities
 from app.worker.holdout import EVERY, FEWEST_SCORED, HoldOut, hold_out
 from app.worker.progress import Report
@@ -91,7 +91,8 @@ def evaluate(
     if not split.scored.any() or split.train.sum() < FEWEST_TRAINED:
         return NOT_EVALUATED
     said = comparisons(table, environment)
-    train, test = said.subset(split.train), said.subset(split.scored)
+    # No one user decides for all which model is better, either.
+    train, test = said.subset(split.train), bounded(said.subset(split.scored))
     new = fit(train, rank=environment.rank, rng=rng, warm_start=current, calibrate=False, progress=report)
     everybody = fit(train, rank=0, rng=rng, calibrate=False)
     probabilities = {"global": everybody.predict(test), "new": new.predict(test)}

@@ -84,11 +84,12 @@ def fitted(api: httpx.Client, database_url: str) -> Iterator[tuple[str, str]]:
     api.put(f"/v1/environments/{catalog}/items", json={"items": items})
     definition: Json = {
         "kind": "mdp",
-        "states": ["home", "away"],
+        "states": ["home", "away", "gone"],
+        "terminal": ["gone"],
         "actions": ["stay", "go"],
         "horizon": 2,
         "refit": ON_REQUEST,
-        "initial": [1.0, 0.0],
+        "initial": [1.0, 0.0, 0.0],
         "rank": 1,
         "transitions": [[s, a, (s + a) % 2, 1.0] for s in range(2) for a in range(2)],
     }
@@ -243,9 +244,11 @@ def test_queries_are_pairs_that_can_be_answered(api: httpx.Client, fitted: tuple
 
 def test_a_policy_comes_with_its_certificate(api: httpx.Client, fitted: tuple[str, str]) -> None:
     answer = api.get(f"/v1/environments/{fitted[1]}/users/u0/policy").json()
-    assert (answer["states"], answer["actions"]) == (["home", "away"], ["stay", "go"])
-    assert np.array(answer["policy"]).shape == (2, 2, 2)
-    assert np.array(answer["policy"]).sum(axis=2) == pytest.approx(1)
+    assert (answer["states"], answer["actions"]) == (["home", "away", "gone"], ["stay", "go"])
+    assert np.array(answer["policy"]).shape == (2, 3, 2)
+    assert np.array(answer["policy"])[:, :2].sum(axis=2) == pytest.approx(1)
+    assert np.array(answer["policy"])[:, 2] == pytest.approx(0)
+    assert [step[2] for step in answer["greedy"]] == [None, None]
     assert (answer["converged"], answer["feedback_seen"]) == (True, 24)
     assert (answer["set"], answer["confidence"]) == (DEFAULT_PESSIMISM.set, DEFAULT_PESSIMISM.confidence)
     assert 0 <= answer["lower"] <= answer["upper"]

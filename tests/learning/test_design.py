@@ -50,7 +50,7 @@ def test_buckets_hold_every_comparison_once() -> None:
 def test_items_own_loadings_add_to_the_constant_column() -> None:
     for c in worlds():
         features, rng = feature_map_of(c), np.random.default_rng(6)
-        ids = np.arange(len(c.X)) % 3 - 1
+        ids = np.arange(len(c.items)) % 3 - 1
         named = replace(c, item_ids=ids)
         design = design_of(named, features, item_ids=np.array([0, 1]))
         D = dense_designs(named, features)[design.order]
@@ -90,11 +90,11 @@ def test_half_life_halves_the_weight_of_each_such_age() -> None:
 def test_tabular_features_stay_exactly_as_they_are() -> None:
     c = tabular(np.random.default_rng(7), n_users=3, per_user=5).comparisons
     features = feature_map_of(c)
-    np.testing.assert_array_equal(features.items(c.X), np.eye(8))
+    np.testing.assert_array_equal(features.items(c.items), np.eye(8))
     np.testing.assert_array_equal(features.columns(c.Y), np.eye(2))
 
 
 def test_a_constant_feature_is_centred_and_not_blown_up() -> None:
     X = np.column_stack([np.full(4, 3.0), np.arange(4.0)])
     c = Comparisons.from_pairs(X, [0, 1], [2, 3], user=[0, 0])
-    np.testing.assert_array_equal(feature_map_of(c).items(c.X)[:, 0], np.zeros(4))
+    np.testing.assert_array_equal(feature_map_of(c).items(c.items)[:, 0], np.zeros(4))

@@ -22,6 +22,7 @@ from app.learning.evidence import (
 )
 from app.learning.features import feature_map_of
 from app.learning.fitting import Estimator
+from app.learning.grams import grams_of
 from app.learning.mle import Start, maximise_likelihood
 from app.learning.mle import starting_point as mle_starting_point
 from app.learning.parameters import Shared
@@ -52,7 +53,7 @@ def prepared(c: Comparisons, k: int, item_ids: NDArray[np.int64] | None = None) 
 
 def with_repeated_items(c: Comparisons, n_items: int, *, unnamed: int = 0) -> tuple[Comparisons, NDArray[np.int64]]:
     """The rows of X take turns at being one of a few items, or none; and the items' ids."""
-    ids = np.arange(len(c.X)) % (n_items + unnamed)
+    ids = np.arange(len(c.items)) % (n_items + unnamed)
     return replace(c, item_ids=np.where(ids >= n_items, NO_IDENTITY, 10 * ids)), 10 * np.arange(n_items)
 
 
@@ -116,7 +117,7 @@ def test_the_m_step_solves_its_normal_equations(comparisons: Comparisons) -> Non
     solution = posterior(design, shared, iterations=1)
     D, (n, k, d2) = design.dense(np.arange(design.n)), (design.n, 2, design.d2)
     w = design.weight * np.tanh(solution.tilt / 2) / (2 * solution.tilt)
-    found = weighted_least_squares(design, shared, solution, w, design.grams(w), iterations=500, tolerance=1e-10)
+    found = weighted_least_squares(design, shared, solution, w, grams_of(design, w), iterations=500, tolerance=1e-10)
     q = design.d1 * d2
     H, b = np.zeros((q + design.d1 * k,) * 2), np.zeros(q + design.d1 * k)
     for j in range(n):

@@ -83,7 +83,7 @@ def test_users_without_feedback_are_served_the_population(model: Model) -> None:
 
 def test_feedback_shrinks_the_users_uncertainty(model: Model) -> None:
     c = catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons.of_users([0])
-    items = np.asarray(c.X)
+    items = np.asarray(c.items)
     spreads = [float(model.rewards(fold_in(model, c.subset(np.arange(q))), items).stderr.mean()) for q in (0, 2, 5, 15)]
     assert (np.diff(spreads) < 0).all()
 
@@ -160,12 +160,12 @@ def test_the_reward_table_is_the_rewards_of_indicators() -> None:
 def test_predictions_agree_with_rewards_where_items_have_something_of_their_own() -> None:
     rng = np.random.default_rng(62)
     c = catalogue(rng, n_users=40, per_user=40, n_items=12).comparisons
-    c = replace(c, X=c.X + 1.5 * rng.standard_normal(c.X.shape), item_ids=np.arange(12))
+    c = replace(c, X=c.items + 1.5 * rng.standard_normal(c.items.shape), item_ids=np.arange(12))
     fitted = fit(c, rank=2, calibrate=False)
     fitted = replace(fitted, shared_error=np.zeros_like(fitted.shared_error))
     assert fitted.rank == 2
     assert len(fitted.shared.items) == 12
-    belief = fitted.rewards(fitted.adapter(7), np.asarray(c.X), item_ids=np.arange(12))
+    belief = fitted.rewards(fitted.adapter(7), np.asarray(c.items), item_ids=np.arange(12))
     rows = np.flatnonzero(c.user == 7)
     first, second = c.rows[2 * rows], c.rows[2 * rows + 1]
     assert belief.own is not None
@@ -177,10 +177,10 @@ def test_predictions_agree_with_rewards_where_items_have_something_of_their_own(
 
 def test_predictions_agree_with_rewards(model: Model) -> None:
     c = catalogue(np.random.default_rng(41), n_users=40, per_user=15).comparisons
-    belief = model.rewards(model.adapter(7), np.asarray(c.X))
+    belief = model.rewards(model.adapter(7), np.asarray(c.items))
     rows = np.flatnonzero(c.user == 7)
     difference = belief.mean[c.rows[2 * rows]] - belief.mean[c.rows[2 * rows + 1]]
-    Z = (model.features.items(c.X) @ model.B)[c.rows]
+    Z = (model.features.items(c.items) @ model.B)[c.rows]
     Z = (Z[::2] - Z[1::2])[rows]
     variance = ((Z @ covariance_root(model.adapter(7).covariance)) ** 2).sum(axis=1)
     expected = 1 / (1 + np.exp(-difference / np.sqrt(1 + np.pi * variance / 8)))
@@ -199,7 +199,7 @@ def test_arrays_bring_back_the_same_model_without_its_users() -> None:
         assert values.dtype != object
     assert again.half_life_seconds == 3600.0
     stored = Adapter.from_arrays(fitted.adapter(2).to_arrays())
-    items, context = np.asarray(c.X), np.asarray(c.Y)[0]
+    items, context = np.asarray(c.items), np.asarray(c.Y)[0]
     mine, theirs = fitted.rewards(fitted.adapter(2), items, context), again.rewards(stored, items, context)
     np.testing.assert_array_equal(mine.mean, theirs.mean)
     np.testing.assert_array_equal(mine.factor, theirs.factor)
@@ -210,7 +210,7 @@ def test_a_model_of_before_items_had_effects_of_their_own_is_read() -> None:
     fitted = fit(replace(c, item_ids=None), rank=2, calibrate=False)
     arrays = {name: a for name, a in fitted.to_arrays().items() if name != "dependence" and "item_" not in name}
     again = Model.from_arrays(arrays)
-    then, now = (one.rewards(again.population(), np.asarray(c.X)).mean for one in (fitted, again))
+    then, now = (one.rewards(again.population(), np.asarray(c.items)).mean for one in (fitted, again))
     np.testing.assert_array_equal(now, then)
 
 

@@ -31,7 +31,7 @@ def test_rewards_probabilities_and_errors_are_those_of_the_fit_in_all_features(w
     assert reduced.B.shape == whole.B.shape == (40, 2)
     np.testing.assert_allclose(reduced.predict(said), whole.predict(said), atol=2e-3)
     for user in (0, 7):
-        one, other = (m.rewards(m.adapter(user), said.X) for m in (reduced, whole))
+        one, other = (m.rewards(m.adapter(user), said.items) for m in (reduced, whole))
         np.testing.assert_allclose(one.mean - one.mean.mean(), other.mean - other.mean.mean(), atol=2e-2)
 
 

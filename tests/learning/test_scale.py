@@ -90,7 +90,7 @@ def pairs(rng: np.random.Generator, counts: Int, *, items: int, features: int, *
 
 
 def limit(c: Comparisons) -> int:
-    arrays = (c.X, c.Y, c.indptr, c.rows, c.cols, c.signs, c.user, c.label, c.weight)
+    arrays = (c.items, c.Y, c.indptr, c.rows, c.cols, c.signs, c.user, c.label, c.weight)
     return 3 * sum(a.nbytes for a in arrays) + FIXED_BYTES
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 from scipy.special import expit
 
 from app.policy import (
@@ -61,6 +62,22 @@ def test_the_full_space_of_features_is_the_products_of_them(
     )
     monkeypatch.setattr("app.policy.robust.EXPLICIT", explicit)
     assert_optimal(robust_policy(mdp, world.mean, FullSpace.of(mdp), beta=beta, reference=world.reference), expected)
+
+
+@pytest.mark.parametrize("explicit", [0, 192])
+@pytest.mark.parametrize("beta", [0.7, 1e3])
+def test_the_full_space_may_be_of_rewards_by_step(beta: float, explicit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = random_world(5, n_states=5, n_actions=3, horizon=4)
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    full = FullSpace((5, 3), csr_array(X), None)
+    mean = np.random.default_rng(1).normal(size=(4, 5, 3))
+    expected, _ = conic_optimum(World(world.mdp, mean, full.as_matrix(), world.reference), beta)
+    monkeypatch.setattr("app.policy.robust.EXPLICIT", explicit)
+    assert_optimal(robust_policy(world.mdp, mean, full, beta=beta, reference=world.reference), expected)
+    last = full.since(2 * 15)
+    np.testing.assert_array_equal(last.as_matrix(), full.as_matrix()[30:])
+    with pytest.raises(ValueError, match="it is for 2 steps; the horizon is 4"):
+        robust_policy(world.mdp, mean, last, beta=beta, reference=world.reference)
 
 
 @pytest.mark.parametrize("beta", RADII)

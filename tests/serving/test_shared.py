@@ -9,7 +9,7 @@ import pytest
 
 from app.domain import RefitPolicy
 from app.learning import Adapter
-from app.serving import ServingRuntime, shared
+from app.serving import IdsInText, ServingRuntime, shared
 from app.serving.answers import ItemsAnswer
 from app.serving.shelf import Adapters, Shelf
 from app.store import Current, Database, Notices, erase_user, record_preferences
@@ -51,7 +51,7 @@ def volumes(folder: Path, pattern: str) -> dict[str, int]:
 
 
 async def answer(runtime: ServingRuntime, name: str, user: str) -> ItemsAnswer:
-    found = await runtime.item_rewards(name, user, ITEMS)
+    found = await runtime.item_rewards(name, user, IdsInText.of(ITEMS))
     assert found is not None
     return found
 

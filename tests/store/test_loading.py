@@ -130,7 +130,7 @@ async def test_comparisons_of_a_catalogue_subtract_its_options(db: Database, sho
     made = comparisons(table, environment, absent_context=absent, now=NOON.timestamp() + 100)
     for row in range(len(said)):
         terms = slice(made.indptr[row], made.indptr[row + 1])
-        design = np.einsum("l,li,lj->ij", made.signs[terms], made.X[made.rows[terms]], made.Y[made.cols[terms]])
+        design = np.einsum("l,li,lj->ij", made.signs[terms], made.items[made.rows[terms]], made.Y[made.cols[terms]])
         context = absent if table.context[row] < 0 else table.contexts[table.context[row]]
         difference = table.items[table.chosen[row]].astype(float) - table.items[table.rejected[row]]
         np.testing.assert_allclose(design, np.outer(difference, context))

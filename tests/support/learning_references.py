@@ -12,7 +12,7 @@ Real = NDArray[np.float64]
 
 def dense_designs(comparisons: Comparisons, features: FeatureMap) -> Real:
     """(n, d1, d2), term by term."""
-    X, Y = features.items(comparisons.X), features.columns(comparisons.Y)
+    X, Y = features.items(comparisons.items), features.columns(comparisons.Y)
     out = np.zeros((len(comparisons), X.shape[1], Y.shape[1]))
     for j in range(len(comparisons)):
         for term in range(comparisons.indptr[j], comparisons.indptr[j + 1]):

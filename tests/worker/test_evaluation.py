@@ -154,7 +154,7 @@ def test_the_baselines_strength_is_chosen_where_it_does_not_learn() -> None:
 
 
 def differences(base: Model, said: Comparisons) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x = base.features.items(said.X)
+    x = base.features.items(said.items)
     D = x[said.rows[::2]] - x[said.rows[1::2]]
     return D, D @ base.Theta_0[:, 0]
 

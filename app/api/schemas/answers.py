@@ -134,7 +134,9 @@ class PolicyAnswer(Certificate):
     states: list[str]
     actions: list[str] = Field(description="For a catalogue, its items' ids.")
     policy: list[list[list[float]]] = Field(description="Probability of each action, by step, state and action.")
-    greedy: list[list[str]] = Field(description="The likeliest action, by step and state.")
+    greedy: list[list[str | None]] = Field(
+        description="The likeliest action, by step and state; null in terminal states, where nothing is done."
+    )
 
 
 class ActionAnswer(Certificate):

@@ -87,7 +87,7 @@ async function robustPolicy(page, name, user) {
     ),
     figure(`What the policy does in each state at each step: the widths are probabilities.${left}`, policyChart(plan, steps, states),
       table("Likeliest action", ["State", ...steps.map((step) => `Step ${step}`)], states.map((state) => ({
-        cells: [plan.states[state], ...steps.map((step) => `${plan.greedy[step][state]} ${percent(Math.max(...plan.policy[step][state]))}`)],
+        cells: [plan.states[state], ...steps.map((step) => plan.greedy[step][state] === null ? "it ends" : `${plan.greedy[step][state]} ${percent(Math.max(...plan.policy[step][state]))}`)],
       }))))));
 }
 
