@@ -33,8 +33,9 @@ def serve(
 ) -> None:
     """Serve the API; migrates the database first. SIGTERM ends it in good order, SIGHUP renews several processes."""
     import uvicorn
+    from uvicorn.config import STARTUP_FAILURE
 
-    from app.cli.draining import DrainingProtocol
+    from app.cli.draining import DrainingProtocol, Supervisor
     from app.store import migrate as migrate_database
     from app.store import server_connections
 
@@ -48,7 +49,7 @@ def serve(
     with database_url(settings) as url, suppress(KeyboardInterrupt):
         migrate_database(url)
         os.environ["PSHARELORA_DATABASE_POOL_SIZE"] = str(pool_size(settings, server_connections(url)))
-        uvicorn.run(
+        config = uvicorn.Config(
             "app.main:create_app_from_environment",
             factory=True,
             host=settings.host,
@@ -60,6 +61,13 @@ def serve(
             log_config=None,
             access_log=False,
         )
+        if settings.workers > 1:
+            Supervisor(config, [config.bind_socket()]).run()
+        else:
+            server = uvicorn.Server(config)
+            server.run()
+            if not server.started:
+                raise typer.Exit(STARTUP_FAILURE)
 
 
 def worker() -> None:

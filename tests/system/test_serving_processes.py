@@ -29,6 +29,8 @@ class Feeders:
     def __init__(self, url: str, n: int = 4) -> None:
         self.acknowledged: list[str] = []
         self.failures: list[str] = []
+        self.refused: list[str] = []
+        """Failures of requests that opened a connection, which is then there for them alone."""
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._feed, args=(url, index)) for index in range(n)]
 
@@ -48,10 +50,16 @@ class Feeders:
             while not self._stop.is_set():
                 number += 1
                 said = preference(f"{index}-{number}")
+                steps: list[str] = []
                 try:
-                    response = client.post(f"/v1/environments/{ENVIRONMENT}/preferences", json=said)
+                    response = client.post(
+                        f"/v1/environments/{ENVIRONMENT}/preferences",
+                        json=said,
+                        extensions={"trace": lambda step, _, steps=steps: steps.append(step)},
+                    )
                 except httpx.TransportError as error:
-                    self.failures.append(repr(error))
+                    is_new = "connection.connect_tcp.started" in steps
+                    (self.refused if is_new else self.failures).append(repr(error))
                     self._stop.wait(0.05)
                     continue
                 if response.status_code == 201:
@@ -116,10 +124,12 @@ def test_processes_are_renewed_and_ended_without_a_failed_request(tmp_path: Path
             )
             then = len(feeders.acknowledged)
             serving.wait_until(lambda: len(feeders.acknowledged) > then + 50)
-            assert feeders.failures == []
+            assert feeders.failures == feeders.refused == []
             assert serving.end() == 0, serving.said
-        # Whoever comes after the end finds nobody: no answer at all, rather than one that refuses.
-        assert all("Error(" in one for one in feeders.failures), feeders.failures
+        # Whoever has a connection is answered on it, and whoever comes after the end finds nobody there. Only who opens
+        # a connection in the very moment in which the last process stops to listen may be cut off.
+        assert feeders.failures == []
+        assert len([one for one in feeders.refused if not one.startswith("ConnectError")]) <= 1, feeders.refused
         acknowledged = list(feeders.acknowledged)
     with EmbeddedPostgres(tmp_path / ".psharelora") as database, psycopg.connect(database) as connection:
         stored = {row[0] for row in connection.execute("SELECT client_id FROM preferences")}
