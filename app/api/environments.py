@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Path, Response
 from app.api.auth import Admin, Definer, Reader, can_see
 from app.api.mdps import definition_of, mdp_environment
 from app.api.problems import problems
+from app.api.revalidation import RevalidatedRoute
 from app.api.schemas.base import Id
 from app.api.schemas.environments import (
     CatalogDefinition,
@@ -37,7 +38,7 @@ from app.store import (
     put_environment,
 )
 
-router = APIRouter(tags=["environments"])
+router = APIRouter(tags=["environments"], route_class=RevalidatedRoute)
 
 EnvironmentName = Annotated[Id, Path(description="The environment's name.", examples=["contracts"])]
 

@@ -8,13 +8,14 @@ from app.api.auth import Admin, Reader
 from app.api.conversion import reader_for
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
+from app.api.revalidation import RevalidatedRoute
 from app.api.schemas.base import Id
 from app.api.schemas.preferences import ItemAnswer, ItemList, ItemsBody, UpsertedAnswer
 from app.api.services import UsedServices
 from app.domain import CatalogEnvironment, InvalidInputError
 from app.store import list_items, retire_item, upsert_items
 
-router = APIRouter(tags=["items"])
+router = APIRouter(tags=["items"], route_class=RevalidatedRoute)
 
 _ITEMS = {
     "items": [

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Path
 from app.api.auth import Admin
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
+from app.api.revalidation import RevalidatedRoute
 from app.api.schemas.models import ModelAnswer, ModelList
 from app.api.services import UsedServices
 from app.domain import DomainError
 from app.store import get_model, list_models, promote_model
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=RevalidatedRoute)
 
 Version = Annotated[int, Path(ge=1, le=2_147_483_647, description="1, 2, 3, ... within the environment.", examples=[1])]
 

@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from app.api.problems import Problem
+from app.api.revalidation import document_revalidation, is_revalidated
 from app.api.schemas.users import UserExport
 
 DESCRIPTION = """\
@@ -68,7 +69,10 @@ def _document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
     schemas.pop("ValidationError", None)
     for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
         for method in route.methods or ():
-            _restore_examples(document["paths"][route.path][method.lower()], route.responses)
+            operation = document["paths"][route.path][method.lower()]
+            _restore_examples(operation, route.responses)
+            if is_revalidated(route):
+                document_revalidation(operation)
     return document
 
 

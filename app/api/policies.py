@@ -11,6 +11,7 @@ from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
 from app.api.problems import ASKED, problems
+from app.api.revalidation import RevalidatedRoute
 from app.api.schemas import answers
 from app.api.schemas.answers import (
     ActionAnswer,
@@ -30,7 +31,7 @@ from app.api.services import Services, UsedServices
 from app.api.users import UserId
 from app.domain import Context
 
-router = APIRouter(tags=["policies"])
+router = APIRouter(tags=["policies"], route_class=RevalidatedRoute)
 
 _CERTIFICATE: dict[str, Any] = {
     "model_version": 1,

@@ -13,6 +13,7 @@ from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
 from app.api.hot import usual_ranking, usual_rewards
 from app.api.problems import ASKED, problems
+from app.api.revalidation import RevalidatedRoute
 from app.api.schemas import answers
 from app.api.schemas.answers import (
     QueriesAnswer,
@@ -35,7 +36,7 @@ from app.api.users import UserId
 from app.domain import Context, InvalidInputError, Option
 from app.serving import RewardAnswer
 
-router = APIRouter(tags=["rewards"])
+router = APIRouter(tags=["rewards"], route_class=RevalidatedRoute)
 
 MAX_ANSWERS = 100_000
 """Rewards in one answer: some ten megabytes."""

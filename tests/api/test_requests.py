@@ -53,3 +53,22 @@ def test_the_log_has_the_request_and_none_of_its_content(api: httpx.Client, cata
         "method": "POST",
         "status": 201,
     }
+
+
+def test_an_answer_that_the_client_has_is_not_sent_again(api: httpx.Client, catalog: str) -> None:
+    path = f"/v1/environments/{catalog}/items"
+    first = api.get(path)
+    assert first.headers["cache-control"] == "private, no-cache"
+    tag = first.headers["etag"]
+    for given in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = api.get(path, headers={"If-None-Match": given})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert api.get(path, params={"limit": 1}, headers={"If-None-Match": tag}).status_code == 200
+    assert api.delete(f"{path}/a").status_code == 204
+    changed = api.get(path, headers={"If-None-Match": tag})
+    assert (changed.status_code, len(changed.json()["items"])) == (200, 2)
+    assert changed.headers["etag"] != tag
+    # A refusal is nobody's answer.
+    refused = api.get(f"{path}?limit=0", headers={"If-None-Match": "*"})
+    assert (refused.status_code, refused.headers["cache-control"]) == (422, "no-store")
+    assert "etag" not in refused.headers
