@@ -150,19 +150,26 @@ def _from_root(error: DomainError) -> DomainError:
     "transaction. Bad lines do not stop good ones; the first 20 are answered with their numbers. What was stored "
     "stays stored when the connection breaks, and lines with an `id` can be sent again safely: as duplicates. "
     "With `Accept: application/x-ndjson` the answer comes line by line while the import runs: one object a part, with "
-    "`lines`, `accepted`, `duplicates` and `rejected` so far, and at the end the object that is answered otherwise, or "
-    "`code` and `detail` of what stopped it.",
+    "`lines`, `accepted`, `duplicates` and `rejected` so far, and at the end the object that is answered otherwise, "
+    "with a `consistency_token` that is the header of the other answer, or `code` and `detail` of what stopped it.",
     responses={
-        200: example(
-            {
-                "accepted": 2,
-                "duplicates": 0,
-                "rejected": 1,
-                "errors": [
-                    {"line": 3, "detail": "/label: should be less than or equal to 1; found 2.", "pointer": "/label"}
-                ],
-            }
-        ),
+        200: {
+            **example(
+                {
+                    "accepted": 2,
+                    "duplicates": 0,
+                    "rejected": 1,
+                    "errors": [
+                        {
+                            "line": 3,
+                            "detail": "/label: should be less than or equal to 1; found 2.",
+                            "pointer": "/label",
+                        }
+                    ],
+                }
+            ),
+            "headers": TOKEN_RESPONSE_HEADERS,
+        },
         **problems("not-found", "encoder-unavailable"),
     },
     openapi_extra={
@@ -223,7 +230,11 @@ async def _told(importing: Import, request: Request) -> AsyncIterator[bytes]:
     try:
         async for progress in _progress_of(importing, request):
             yield progress.model_dump_json().encode() + b"\n"
-        yield (await _finished(importing)).model_dump_json().encode() + b"\n"
+        answer = (await _finished(importing)).model_dump()
+        if importing.position is not None:
+            # The headers were sent before anything was stored.
+            answer["consistency_token"] = token_of(importing.position)
+        yield json.dumps(answer).encode() + b"\n"
     except DomainError as error:
         yield json.dumps({"code": error.code, "detail": error.message}).encode() + b"\n"
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
 from app.api.auth import Admin, Reader
-from app.api.consistency import After
+from app.api.consistency import TOKEN_RESPONSE_HEADERS, After, acknowledge
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
 from app.api.schemas.base import Id
@@ -76,20 +76,27 @@ def _adapter(summary: UserSummary) -> AdapterSummary:
     description="Their preferences and adapters, and the texts and contexts that nobody else used. The subspace that "
     "all users share still rests on them until the next refit, which this asks for.",
     responses={
-        200: example(
-            {
-                "user": "ada",
-                "preferences_erased": 36,
-                "refit": "0f8fad5b-d9cb-469f-a165-70867728950e",
-                "note": "The shared subspace of model version 1 still rests on this user's preferences until the refit "
-                "that was asked for has published a new version.",
-            }
-        ),
+        200: {
+            **example(
+                {
+                    "user": "ada",
+                    "preferences_erased": 36,
+                    "refit": "0f8fad5b-d9cb-469f-a165-70867728950e",
+                    "note": "The shared subspace of model version 1 still rests on this user's preferences until the "
+                    "refit that was asked for has published a new version.",
+                }
+            ),
+            "headers": TOKEN_RESPONSE_HEADERS,
+        },
         **problems("not-found"),
     },
 )
-async def erase(environment: EnvironmentName, user: UserId, services: UsedServices, _: Admin) -> ErasureReceipt:
-    erased = await erase_user(services.db, environment, user)
+async def erase(
+    environment: EnvironmentName, user: UserId, services: UsedServices, response: Response, _: Admin
+) -> ErasureReceipt:
+    done = await erase_user(services.db, environment, user)
+    acknowledge(response, done.position)
+    erased = done.n_preferences
     published = (await serving_state(services.db, environment, user)).published_version
     if not erased:
         return ErasureReceipt(user=user, preferences_erased=0, refit=None, note="Nothing was stored of this user.")

@@ -60,7 +60,16 @@ from app.store.refits import (
     report_progress,
     request_refit,
 )
-from app.store.users import ServingState, UserCount, UserState, erase_user, export_user, serving_state, user_state
+from app.store.users import (
+    Erased,
+    ServingState,
+    UserCount,
+    UserState,
+    erase_user,
+    export_user,
+    serving_state,
+    user_state,
+)
 from app.store.writer import Recorder, Writer
 
 __all__ = [
@@ -77,6 +86,7 @@ __all__ = [
     "EnvironmentAge",
     "EnvironmentState",
     "EnvironmentSummary",
+    "Erased",
     "Imported",
     "Installation",
     "Manifest",

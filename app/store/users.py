@@ -150,9 +150,16 @@ _DELETE_ORPHAN_CONTEXTS = text(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Erased:
+    n_preferences: int
+    position: int | None
+    """Of the transaction, as notices tell it; None where there was nothing to erase."""
+
+
 @transaction
-async def erase_user(connection: AsyncConnection, name: str, user: str) -> int:
-    """Delete what a user said, with the texts and contexts that nobody else used; the number of preferences gone.
+async def erase_user(connection: AsyncConnection, name: str, user: str) -> Erased:
+    """Delete what a user said, with the texts and contexts that nobody else used.
 
     Published models keep what they learnt of all users together, and nothing of this one.
     """
@@ -165,7 +172,7 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> int:
         select(users.c.id).where(users.c.environment_id == environment.id, users.c.user_id == user)
     )
     if user_key is None:
-        return 0
+        return Erased(0, None)
     p = preferences.c
     gone = (
         await connection.execute(
@@ -189,9 +196,9 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> int:
             ),
         )
     )
-    await announce_erasure(connection, environment.id, user, user_key)
+    position = await announce_erasure(connection, environment.id, user, user_key)
     await note(connection, "user.erase", name, user_digest(name, user))
-    return len(gone)
+    return Erased(len(gone), position)
 
 
 def user_digest(name: str, user: str) -> str:

@@ -71,7 +71,7 @@ async def test_a_catalogue_lives(any_db: Database, environment_name: str) -> Non
     assert (await serving_state(db, name, "ben")).feedback_count == 1
     table = await load_preferences(db, name)
     assert (table.user_ids, table.context.tolist(), len(table.items)) == (("anna", "ben"), [-1, 0], 4)
-    assert await erase_user(db, name, "ben") == 1
+    assert (await erase_user(db, name, "ben")).n_preferences == 1
     assert len(await load_preferences(db, name)) == 1
     await delete_environment(db, name)
     assert name not in {each.environment.name for each in await list_environments(db)}

@@ -7,6 +7,7 @@ from sqlalchemy import text
 from app.domain import Context, ItemOption, Preference, Recorded, TextOption
 from app.store import (
     Database,
+    Erased,
     erase_user,
     export_user,
     load_preferences,
@@ -48,7 +49,7 @@ async def shop(db: Database, environment_name: str) -> str:
 
 
 async def test_nothing_is_left_of_an_erased_user(db: Database, shop: str) -> None:
-    assert await erase_user(db, shop, "anna") == 2
+    assert (await erase_user(db, shop, "anna")).n_preferences == 2
     assert await user_state(db, shop, "anna") is None
     assert await export_user(db, shop, "anna") == []
     assert len(await user_comparisons(db, shop, "anna")) == 0
@@ -74,5 +75,5 @@ async def test_an_erased_user_comes_back_as_another(db: Database, shop: str) -> 
 
 
 async def test_erasing_somebody_unknown_is_no_error(db: Database, shop: str) -> None:
-    assert await erase_user(db, shop, "nobody") == 0
+    assert await erase_user(db, shop, "nobody") == Erased(0, None)
     assert len(await load_preferences(db, shop)) == 3

@@ -1,5 +1,6 @@
 """Read your own feedback, whichever of two API processes answers: real servers, a real worker, one database."""
 
+import json
 import os
 import signal
 import socket
@@ -130,6 +131,19 @@ def test_feedback_sent_to_one_process_is_in_the_next_answer_of_the_other(
         assert after["rewards"][0]["reward"] > before["rewards"][0]["reward"]
         assert after == value(writer, name, user)
         before = after
+    assert_an_import_and_an_erasure_are_seen(first, second, name, user)
+
+
+def assert_an_import_and_an_erasure_are_seen(first: httpx.Client, second: httpx.Client, name: str, user: str) -> None:
+    """Told line by line, the token of an import is in its last line."""
+    line = json.dumps({"user": user, "chosen": {"item": "i21"}, "rejected": {"item": "i01"}}).encode() + b"\n"
+    told = first.post(
+        f"/v1/environments/{name}/preferences/import", content=line * 3, headers={"Accept": "application/x-ndjson"}
+    )
+    last = json.loads(told.text.splitlines()[-1])
+    assert value(second, name, user, last["consistency_token"])["feedback_seen"] == 13
+    erased = first.delete(f"/v1/environments/{name}/users/{user}")
+    assert value(second, name, user, erased.headers["consistency-token"])["feedback_seen"] == 0
 
 
 def has_seen(count: int, answer: Json) -> bool:
