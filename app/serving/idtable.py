@@ -63,10 +63,16 @@ class IdTable:
         _fill(placed.text, placed.spans, seed, slots)
         return cls(placed.text, slots, seed)
 
+    def places(self, wanted: IdsInText) -> Int:
+        """(n,) where each id stands; -1 for those that are not there."""
+        found = np.empty(len(wanted), dtype=np.int64)
+        _find(wanted.text, wanted.spans, self.text, self.slots, self.seed, found)
+        return found
+
     def rows(self, wanted: IdsInText) -> Int | None:
         """(n,) where each id stands; None if one of them is not there."""
-        found = np.empty(len(wanted), dtype=np.int64)
-        return found if _find(wanted.text, wanted.spans, self.text, self.slots, self.seed, found) else None
+        found = self.places(wanted)
+        return None if len(found) and found.min() < 0 else found
 
 
 @njit(nogil=True, cache=True)
@@ -92,10 +98,7 @@ def _fill(text, spans, seed, slots):
 
 @njit(nogil=True, cache=True)
 def _find(text, spans, own, slots, seed, found):
-    """Whether all are there.
-
-    Each step is taken for all ids before the next one, so that the memory that they wait for is fetched side by side.
-    """
+    """Each step is taken for all ids before the next one, so that the memory they wait for is fetched side by side."""
     n, mask = len(spans), np.uint64(len(slots) - 1)
     hashes, places = np.empty(n, dtype=np.uint64), np.empty(n, dtype=np.uint64)
     for i in range(n):
@@ -107,7 +110,6 @@ def _find(text, spans, own, slots, seed, found):
         while slots[slot, 0] != _NOTHING and not _same(text, spans[i, 0], spans[i, 1], own, np.int64(slots[slot, 1])):
             slot = _probe(slots, mask, hashes[i], (slot + _ONE) & mask)
         found[i] = np.int64(slots[slot, 0] & _LOWER) - 1
-    return n == 0 or found.min() >= 0
 
 
 @njit(nogil=True, cache=True)

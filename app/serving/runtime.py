@@ -73,7 +73,6 @@ from app.store import (
     UserCount,
     all_items,
     export_user,
-    load_model,
     serving_state,
     stored_adapter,
     user_comparisons,
@@ -414,7 +413,9 @@ class ServingRuntime:
         key = (here, environment.revision, version)
         snapshot = await self._snapshots.get(key, lambda: self._load_snapshot(environment, version))
         catalogue = await self._catalogue(environment)
-        projection = await self._shared.projection(versions, snapshot, catalogue)
+        before = self._newest.get(here)
+        known = None if before is None else self._scenes.peek(before)
+        projection = await self._shared.projection(versions, snapshot, catalogue, known)
         scene = Scene.of(versions, snapshot, catalogue, projection)
         self._newest[here] = versions
         self._shared.map_adapters(here, snapshot)
@@ -424,7 +425,7 @@ class ServingRuntime:
         return scene
 
     async def _load_snapshot(self, environment: EnvironmentState, version: int) -> Snapshot:
-        stored = await load_model(self._db, environment.definition.name, version)
+        stored = await self._shared.model(environment.id, environment.definition.name, version)
         snapshot = await self._compute(lambda: Snapshot.of(environment.definition, stored))
         here = environment.id
         self._snapshots.drop(lambda key: key[0] == here and key[1:] != (environment.revision, version))
@@ -438,7 +439,7 @@ class ServingRuntime:
 
     async def _load_catalogue(self, environment: EnvironmentState) -> Catalogue:
         table = await all_items(self._db, environment.definition.name)
-        catalogue = await self._compute(lambda: Catalogue.of(table))
+        catalogue = await self._shared.catalogue(environment.id, environment.catalog_revision, table)
         here = environment.id
         self._catalogues.drop(lambda key: key[0] == here and key[1] != environment.catalog_revision)
         return catalogue

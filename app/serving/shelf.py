@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -23,6 +23,9 @@ from app.store import AdapterPage, adapter_of
 
 GONE = -1
 """The feedback count of a row that was wiped."""
+
+
+MAPPED_FILE_BYTES = 1 << 16
 
 
 class Shelf:
@@ -77,6 +80,19 @@ def mapped(path: Path, mode: Literal["r", "r+"] = "r") -> NDArray[Any]:
     """An array where it lies in its file."""
     array = np.load(path, mmap_mode=mode, allow_pickle=False)
     return np.asarray(array).view(np.ndarray) if mode == "r" else array
+
+
+def mapped_arrays(folder: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a volume that `write_arrays` wrote, by name; small ones are read."""
+    return {
+        path.stem: mapped(path) if path.stat().st_size > MAPPED_FILE_BYTES else np.load(path, allow_pickle=False)
+        for path in folder.glob("*.npy")
+    }
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 class Adapters:

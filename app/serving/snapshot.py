@@ -1,5 +1,6 @@
 """What a request is answered from: one version of the model, the catalogue as it is now, and one user's adapter."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import CorruptModelError, Environment, MdpEnvironment, StoredModel
+from app.domain import CorruptModelError, Environment, MdpEnvironment, ModelVersion, StoredModel
 from app.domain.arrays import ItemTable, PreferenceTable, RewardTables, comparisons, reward_tables
 from app.learning import Adapter, Comparisons, Model, Projection, Taste, taste_of
 from app.policy import FiniteHorizonMDP
@@ -63,9 +64,14 @@ class Snapshot:
             mdp=mdp_of(environment) if isinstance(environment, MdpEnvironment) else None,
             tables=reward_tables(environment) if isinstance(environment, MdpEnvironment) else RewardTables(None, None),
             n_users=stored.version.n_users,
-            stamp=int(stored.version.created_at.timestamp() * 1e6),
+            stamp=stamp_of(stored.version),
             size=sum(array.nbytes for array in stored.arrays.values()),
         )
+
+
+def stamp_of(version: ModelVersion) -> int:
+    """When it was fitted, in microseconds."""
+    return int(version.created_at.timestamp() * 1e6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +91,11 @@ class Catalogue:
         ids = tuple("\n".join(table.ids).split("\n")) if table.ids else ()
         rows = dict(zip(ids, range(len(ids)), strict=True))
         return cls(ids, table.features.astype(np.float64), rows, IdTable.of(ids))
+
+    def digest(self) -> str:
+        """Of its content: tells it from the same revision of another database."""
+        parts = (self.table.text, np.ascontiguousarray(self.features))
+        return "".join(hashlib.blake2b(part.data, digest_size=8).hexdigest() for part in parts)
 
     @property
     def size(self) -> int:

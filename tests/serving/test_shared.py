@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.domain import RefitPolicy
+from app.domain import Item, RefitPolicy
 from app.learning import Adapter
-from app.serving import IdsInText, ServingRuntime, shared
+from app.serving import IdsInText, ServingRuntime, shared, shelf
 from app.serving.answers import ItemsAnswer
 from app.serving.shelf import Adapters, Shelf
-from app.store import Current, Database, Notices, erase_user, record_preferences
+from app.store import Current, Database, Notices, erase_user, record_preferences, retire_item, upsert_items
 from app.store.encoding import pack_arrays
 from app.store.environments import environment_state
 from app.store.users import user_count
@@ -30,6 +30,8 @@ ITEMS = [f"item-{index}" for index in range(12)]
 def _small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "MAPPED_USERS", 1)
     monkeypatch.setattr(shared, "MAPPED_ITEMS", 1)
+    monkeypatch.setattr(shared, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(shelf, "MAPPED_FILE_BYTES", 256)
 
 
 @asynccontextmanager
@@ -50,8 +52,8 @@ def volumes(folder: Path, pattern: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern)}
 
 
-async def answer(runtime: ServingRuntime, name: str, user: str) -> ItemsAnswer:
-    found = await runtime.item_rewards(name, user, IdsInText.of(ITEMS))
+async def answer(runtime: ServingRuntime, name: str, user: str, items: IdsInText = IdsInText.of(ITEMS)) -> ItemsAnswer:
+    found = await runtime.item_rewards(name, user, items)
     assert found is not None
     return found
 
@@ -69,6 +71,7 @@ async def test_answers_from_shared_files_are_those_from_the_database(
         await first.warm(environment_name)
         await eventually(lambda: bool(volumes(tmp_path, "adapters-*.1-*")))
         made = volumes(tmp_path, "*.1-*")
+        assert {name.partition("-")[0] for name in made} == {"adapters", "catalogue", "model", "projection"}
         for runtime in (first, second):
             for user, one in zip(users, expected, strict=True):
                 found = await answer(runtime, environment_name, user)
@@ -91,7 +94,18 @@ async def test_answers_from_shared_files_are_those_from_the_database(
         # A new version takes the place of the old one.
         await refitted(db, database_url, environment_name)
         await first.warm(environment_name)
-        await eventually(lambda: bool(volumes(tmp_path, "adapters-*.2-*")) and not volumes(tmp_path, "*.1-*"))
+        await eventually(lambda: bool(volumes(tmp_path, "adapters-*.2-*")) and not volumes(tmp_path, "[amp]*.1-*"))
+        # Of a changed catalogue the items that changed are projected anew.
+        changed = [Item("item-1", catalogue[2].features), Item("a-new-one", catalogue[3].features + 1)]
+        await upsert_items(db, environment_name, changed)
+        await retire_item(db, environment_name, "item-11")
+        asked = IdsInText.of(["item-1", "a-new-one", "item-5", "item-10"])
+        async with process(database_url, None) as plain:
+            expected = [await answer(plain, environment_name, user, asked) for user in users]
+        for user, one in zip(users, expected, strict=True):
+            for runtime in (first, second):
+                np.testing.assert_allclose((await answer(runtime, environment_name, user, asked)).numbers, one.numbers)
+        assert await first.item_rewards(environment_name, "nobody", IdsInText.of(["item-11"])) is None
 
 
 async def test_a_volume_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
