@@ -11,10 +11,26 @@ from app.api.consistency import TOKEN_RESPONSE_HEADERS, After, acknowledge
 from app.api.environments import EnvironmentName, example
 from app.api.problems import problems
 from app.api.schemas.base import Id
-from app.api.schemas.users import AdapterSummary, ErasureReceipt, UserAnswer, UserExport
+from app.api.schemas.users import (
+    AdapterExport,
+    AdapterSummary,
+    ErasureReceipt,
+    EventExport,
+    Owed,
+    UserAnswer,
+    UserExport,
+)
 from app.api.services import UsedServices
 from app.serving import UserSummary
-from app.store import erase_user, export_user, request_refit, serving_state, user_state
+from app.store import (
+    ExportedAdapter,
+    ExportedEvent,
+    erase_user,
+    export_derived,
+    export_user,
+    request_refit,
+    user_state,
+)
 
 router = APIRouter(tags=["users"])
 
@@ -36,6 +52,23 @@ _PREFERENCE: dict[str, Any] = {
     "weight": 1.0,
     "occurred_at": "2026-05-01T09:30:00Z",
     "id": "answer-1",
+}
+
+_ADAPTER: dict[str, Any] = {
+    "model_version": 1,
+    "feedback_count": 1,
+    "mean": [[0.4], [-1.2]],
+    "covariance": [[0.5, 0.0], [0.0, 0.7]],
+}
+_EVENT: dict[str, Any] = {
+    "id": "event-1",
+    "chosen": {"item": "a"},
+    "others": [{"item": "b"}],
+    "context": None,
+    "active": True,
+    "reward": None,
+    "created_at": "2026-05-01T09:30:00Z",
+    "expires_at": "2026-05-08T09:30:00Z",
 }
 
 
@@ -73,16 +106,21 @@ def _adapter(summary: UserSummary) -> AdapterSummary:
 @router.delete(
     "/v1/environments/{environment}/users/{user}",
     summary="Erase a user",
-    description="Their preferences and adapters, and the texts and contexts that nobody else used. The subspace that "
-    "all users share still rests on them until the next refit, which this asks for.",
+    description="Their preferences, events and adapters, and the texts and contexts that nobody else used, by one "
+    "transaction. A refit that runs meanwhile begins again without them. What all users share still rests on them "
+    "until the next refit, which this asks for, and which takes nothing over from before; `owed` bounds how much that "
+    "is.",
     responses={
         200: {
             **example(
                 {
                     "user": "ada",
                     "preferences_erased": 36,
+                    "events_erased": 2,
+                    "adapters_erased": 1,
                     "refit": "0f8fad5b-d9cb-469f-a165-70867728950e",
-                    "note": "The shared subspace of model version 1 still rests on this user's preferences until the "
+                    "owed": {"model_version": 1, "subspace_distance": 0.021, "standard_errors": 0.63},
+                    "note": "What all users share in model version 1 still rests on this user's preferences until the "
                     "refit that was asked for has published a new version.",
                 }
             ),
@@ -94,22 +132,31 @@ def _adapter(summary: UserSummary) -> AdapterSummary:
 async def erase(
     environment: EnvironmentName, user: UserId, services: UsedServices, response: Response, _: Admin
 ) -> ErasureReceipt:
-    done = await erase_user(services.db, environment, user)
-    acknowledge(response, done.position)
-    erased = done.n_preferences
-    published = (await serving_state(services.db, environment, user)).published_version
-    if not erased:
-        return ErasureReceipt(user=user, preferences_erased=0, refit=None, note="Nothing was stored of this user.")
-    if published is None:
+    owed = await services.runtime.debt(environment, user)
+    erased = await erase_user(services.db, environment, user)
+    acknowledge(response, erased.position)
+    receipt: dict[str, Any] = {
+        "user": user,
+        "preferences_erased": erased.n_preferences,
+        "events_erased": erased.n_events,
+        "adapters_erased": erased.n_adapters,
+    }
+    if not erased.n_preferences:
+        note = "Nothing was stored of this user." if not erased.n_events else "Only what they were shown was stored."
+        return ErasureReceipt(**receipt, refit=None, owed=None, note=note)
+    if owed is None:
         return ErasureReceipt(
-            user=user, preferences_erased=erased, refit=None, note="No model has been fitted, so nothing else is left."
+            **receipt, refit=None, owed=None, note="No model has been fitted, so nothing else is left."
         )
     refit, _joined = await request_refit(services.db, environment)
+    version, left = owed
     return ErasureReceipt(
-        user=user,
-        preferences_erased=erased,
+        **receipt,
         refit=refit.id,
-        note=f"The shared subspace of model version {published} still rests on this user's preferences until the refit "
+        owed=Owed(
+            model_version=version, subspace_distance=left.subspace_distance, standard_errors=left.standard_errors
+        ),
+        note=f"What all users share in model version {version} still rests on this user's preferences until the refit "
         "that was asked for has published a new version.",
     )
 
@@ -117,7 +164,9 @@ async def erase(
 @router.get(
     "/v1/environments/{environment}/users/{user}/export",
     summary="Take a user's preferences away",
-    description="Everything the user said, oldest first, as it can be sent again: NDJSON, or one JSON document.",
+    description="Everything the user said, oldest first, as it can be sent again: NDJSON. Or one JSON document with "
+    "all that is stored under the user's id: preferences, adapters by model version, and ranked events. Plans are not "
+    "stored.",
     response_class=Response,
     responses={
         200: {
@@ -126,7 +175,12 @@ async def erase(
                 "application/x-ndjson": {"schema": {"type": "string"}, "example": json.dumps(_PREFERENCE) + "\n"},
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/UserExport"},
-                    "example": {"user": "ada", "preferences": [_PREFERENCE]},
+                    "example": {
+                        "user": "ada",
+                        "preferences": [_PREFERENCE],
+                        "adapters": [_ADAPTER],
+                        "events": [_EVENT],
+                    },
                 },
             },
         },
@@ -142,10 +196,40 @@ async def export(
         Literal["ndjson", "json"], Query(alias="format", description="A preference a line, or one document.")
     ] = "ndjson",
 ) -> Response:
-    exported = UserExport(user=user, preferences=await export_user(services.db, environment, user))
+    said = await export_user(services.db, environment, user)
+    adapters, events = await export_derived(services.db, environment, user) if form == "json" else ([], [])
+    exported = UserExport(
+        user=user,
+        preferences=said,
+        adapters=[_exported_adapter(one) for one in adapters],
+        events=[_exported_event(one) for one in events],
+    )
     if form == "json":
         return Response(exported.model_dump_json(), media_type="application/json")
     lines = "".join(
         json.dumps(one, ensure_ascii=False) + "\n" for one in exported.model_dump(mode="json")["preferences"]
     )
     return Response(lines, media_type="application/x-ndjson")
+
+
+def _exported_adapter(one: ExportedAdapter) -> AdapterExport:
+    return AdapterExport(
+        model_version=one.model_version,
+        feedback_count=one.feedback_count,
+        mean=one.arrays["mean"].tolist(),
+        covariance=one.arrays["covariance"].tolist(),
+    )
+
+
+def _exported_event(one: ExportedEvent) -> EventExport:
+    event = one.event
+    return EventExport(
+        id=event.id,
+        chosen=event.chosen,
+        others=list(event.others),
+        context=event.context,
+        active=event.active,
+        reward=event.reward,
+        created_at=one.created_at,
+        expires_at=one.expires_at,
+    )

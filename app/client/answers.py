@@ -149,7 +149,10 @@ class User(TypedDict):
 class Erased(TypedDict):
     user: str
     preferences_erased: int
+    events_erased: int
+    adapters_erased: int
     refit: str | None
+    owed: dict[str, Any] | None
     note: str
 
 

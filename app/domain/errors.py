@@ -8,6 +8,7 @@ DomainError
 +-- PermissionDeniedError     a valid key without the needed scope
 +-- RateLimitedError          the key has made as many requests as it may for now
 +-- RefitStateError           the refit or model is not in a state that allows this
+|   +-- ErasedMeanwhileError  somebody was erased while a refit ran
 +-- ModelNotReadyError        nothing to answer from yet
 +-- EncoderUnavailableError   the embeddings service did not answer
 +-- StoreUnavailableError     the database did not answer
@@ -58,6 +59,10 @@ class RateLimitedError(DomainError):
 
 class RefitStateError(DomainError):
     code = "refit-state"
+
+
+class ErasedMeanwhileError(RefitStateError):
+    """A user was erased after the preferences of this fit were loaded: it must not be published."""
 
 
 class ModelNotReadyError(DomainError):

@@ -34,6 +34,8 @@ class ModelVersion:
     metrics: dict[str, Any]
     created_at: datetime
     published_at: datetime | None
+    erasures: int = 0
+    """How many of the environment's users had been erased when its preferences were loaded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

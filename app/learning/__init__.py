@@ -5,6 +5,7 @@ from app.learning.belief import RewardBelief
 from app.learning.bounded import bounded, largest_share
 from app.learning.comparisons import Comparisons
 from app.learning.confidence import Calibration, adapter_covariance
+from app.learning.debt import NO_DEBT, Debt, debt
 from app.learning.diagnostics import Diagnostics
 from app.learning.errors import FeatureShapeError, InvalidComparisonsError
 from app.learning.features import FeatureMap
@@ -21,11 +22,13 @@ from app.learning.queries import InformativePair, most_informative_pairs
 from app.learning.subspace import principal_angle_distance
 
 __all__ = [
+    "NO_DEBT",
     "NO_IDENTITY",
     "Adapter",
     "Adapters",
     "Calibration",
     "Comparisons",
+    "Debt",
     "Diagnostics",
     "FeatureMap",
     "FeatureShapeError",
@@ -43,6 +46,7 @@ __all__ = [
     "UserLikelihood",
     "adapter_covariance",
     "bounded",
+    "debt",
     "evaluate_predictions",
     "fit",
     "fold_in",

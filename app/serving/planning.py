@@ -131,6 +131,11 @@ class Planner:
         self._plans.drop(lambda key: key[0] == environment_id)
         self._starts.drop(lambda key: key[0] == environment_id)
 
+    def drop_user(self, environment_id: int, user_key: int) -> None:
+        """Forget a user's plans."""
+        self._plans.drop(lambda key: key[0] == environment_id and key[3] == user_key)
+        self._starts.drop(lambda key: key[0] == environment_id and key[3] == user_key)
+
     async def plan(
         self,
         ground: Ground,

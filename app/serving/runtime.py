@@ -21,7 +21,7 @@ from app.domain import (
     Option,
 )
 from app.domain.arrays import ItemTable, PreferenceTable
-from app.learning import Adapter, fold_in
+from app.learning import NO_DEBT, Adapter, Debt, debt, fold_in
 from app.serving.advantages import explain_action
 from app.serving.answers import (
     ActionAnswer,
@@ -69,6 +69,7 @@ from app.store import (
     Current,
     Database,
     EnvironmentState,
+    Notice,
     Notices,
     UserCount,
     all_items,
@@ -131,6 +132,7 @@ class ServingRuntime:
         self._newest: dict[int, Versions] = {}
         self._shared = Shared(db, cache_dir, self._compute)
         self._current.tell(self._shared.forget)
+        self._current.tell(self._forget)
         self._users = Memo[tuple[int, int, int, int], FoldedUser](ADAPTER_BYTES, size=_user_bytes)
         self._plan_seconds, self._plan_tolerance = plan_seconds, plan_tolerance
         self._plans = Planner(self._compute, seconds=plan_seconds, tolerance=plan_tolerance)
@@ -376,11 +378,36 @@ class ServingRuntime:
             **ground.grounds, rank=ground.model.rank, converged=adapter.converged, iterations=adapter.iterations
         )
 
+    async def debt(self, env: str, user: str) -> tuple[int, Debt] | None:
+        """What the published model's shared parameters owe to a user at most, and its version; None without a model."""
+        environment = await self._current.environment(env)
+        version = environment.published_version
+        if version is None:
+            return None
+        stored = await stored_adapter(self._db, env, version, user)
+        if stored is None or not stored.feedback_count:
+            return version, NO_DEBT
+        scene = self._scenes.peek(environment.versions) or await self._scenes.get(
+            environment.versions, lambda: self._load_scene(environment)
+        )
+        said = await user_comparisons(self._db, env, user, first=stored.feedback_count)
+        snapshot = scene.snapshot
+        return version, await self._compute(
+            lambda: debt(snapshot.model, comparisons_of(snapshot, said), n_users=snapshot.n_users)
+        )
+
     async def warm(self, env: str) -> None:
         """Have an environment's newest model at hand before anybody asks."""
         environment = await self._current.environment(env)
         if environment.published_version is not None:
             await self._scenes.get(environment.versions, lambda: self._load_scene(environment))
+
+    def _forget(self, notice: Notice) -> None:
+        """Drop the adapter and the plans of a user who was erased."""
+        gone = notice.erased_key
+        if gone is not None and notice.environment_id is not None:
+            self._users.drop(lambda key: key[2] == gone)
+            self._plans.drop_user(notice.environment_id, gone)
 
     async def _ground(self, env: str, user: str, after: int | None) -> Ground:
         environment, said = await self._current.user(env, user, after)

@@ -75,15 +75,22 @@ async def load_preferences(db: Database, name: str) -> PreferenceTable:
 
 
 @transaction
-async def user_comparisons(connection: AsyncConnection, name: str, user: str) -> UserPreferences:
-    """One user's preferences; an empty table for a user without any."""
+async def user_comparisons(
+    connection: AsyncConnection, name: str, user: str, *, first: int | None = None
+) -> UserPreferences:
+    """One user's preferences, or the first of them; an empty table for a user without any."""
     environment = await find_environment(connection, name)
     driver = await driver_connection(connection)
     query = "SELECT id FROM users WHERE environment_id = %s AND user_id = %s"
     row = await (await driver.execute(query, [environment.id, user])).fetchone()
     # Keys begin at 1: no row has this one.
     key = row[0] if row else 0
-    return await _load(driver, environment, {key: user}, sql.SQL("user_key = {}").format(key))
+    whose = sql.SQL("user_key = {}").format(key)
+    if first is not None:
+        # A user's rows are numbered in the order in which they were acknowledged: see app.store.preferences.
+        earliest = "SELECT id FROM preferences WHERE environment_id = {} AND user_key = {} ORDER BY id LIMIT {}"
+        whose = sql.SQL("user_key = {} AND id IN (" + earliest + ")").format(key, environment.id, key, first)
+    return await _load(driver, environment, {key: user}, whose)
 
 
 async def _load(

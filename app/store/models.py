@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain import CorruptModelError, ModelStatus, ModelVersion, NotFoundError, StoredModel
+from app.domain import (
+    CorruptModelError,
+    ErasedMeanwhileError,
+    ModelStatus,
+    ModelVersion,
+    NotFoundError,
+    RefitStateError,
+    StoredModel,
+)
 from app.store.audit import note
 from app.store.database import Database, driver_connection, look_up, transaction
 from app.store.encoding import digest, pack_arrays, portable, to_json, unpack_arrays
@@ -43,6 +51,8 @@ class NewModel:
     """The part that all users share."""
     adapters: Mapping[str, StoredAdapter]
     """By user id."""
+    erasures: int = 0
+    """Of the environment, before its preferences were loaded: see `erasure_count`."""
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,6 +82,7 @@ _COLUMNS = (
     models.c.metrics,
     models.c.created_at,
     models.c.published_at,
+    models.c.erasures,
 )
 
 
@@ -88,14 +99,19 @@ async def publish_model(
 ) -> ModelVersion:
     """Store a model as the next version, and serve it from the commit on if `publish`; else it is a candidate.
 
-    Users who were erased since the preferences were loaded get no adapter.
+    Once a model is served that rests on nobody who was erased, those that do are emptied: they cannot come back.
 
     Raises
     ------
+    ErasedMeanwhileError
+        A user was erased since the preferences were loaded.
     RefitStateError
         The attempt is not the newest any more, has ended, or shall stop.
     """
+    # Shared with those who record, and not with those who erase.
     environment = await lock_environment(connection, name)
+    if await _erasures(connection, environment.id) != model.erasures:
+        raise ErasedMeanwhileError(f"A user of environment {name!r} was erased while the refit ran.")
     newest = await connection.scalar(
         select(func.max(models.c.version)).where(models.c.environment_id == environment.id)
     )
@@ -114,6 +130,7 @@ async def publish_model(
             diagnostics=to_json(model.diagnostics),
             metrics=to_json(model.metrics),
             refit_id=refit_id,
+            erasures=model.erasures,
         )
     )
     with taking_long(await driver_connection(connection)):
@@ -132,9 +149,24 @@ async def publish_model(
 
 @transaction
 async def promote_model(connection: AsyncConnection, name: str, version: int) -> ModelVersion:
-    """Serve this version from now on: an older one again, or a candidate after all."""
+    """Serve this version from now on: an older one again, or a candidate after all.
+
+    Raises
+    ------
+    RefitStateError
+        It rests on somebody who was erased, and the served one does not.
+    """
     environment = await lock_environment(connection, name)
-    await _read(connection, name, environment.id, version)
+    wanted = await _read(connection, name, environment.id, version)
+    m = models.c
+    served = await connection.scalar(
+        select(m.erasures).where(m.environment_id == environment.id, m.status == ModelStatus.PUBLISHED)
+    )
+    if wanted.erasures < (served or 0):
+        raise RefitStateError(
+            f"Version {version} of environment {name!r} rests on users who were erased since, and the served one does "
+            "not: it cannot come back. Retrain instead."
+        )
     await _serve(connection, environment.id, version)
     await note(connection, "model.promote", name, str(version))
     return await _read(connection, name, environment.id, version)
@@ -161,6 +193,8 @@ async def load_model(connection: AsyncConnection, name: str, version: int) -> St
     ------
     CorruptModelError
         Stored bytes are not those that were written.
+    RefitStateError
+        They were removed, because somebody whom they rested on was erased.
     """
     key = await environment_key(connection, name)
     found = await _read(connection, name, key, version)
@@ -171,6 +205,8 @@ async def load_model(connection: AsyncConnection, name: str, version: int) -> St
             [key, version],
         )
         arrays = {row[0]: _array(f"{name} version {version}", *row) for row in await cursor.fetchall()}
+    if not arrays:
+        raise RefitStateError(f"Version {version} of environment {name!r} was emptied: it rested on an erased user.")
     return StoredModel(version=found, arrays=arrays)
 
 
@@ -235,6 +271,17 @@ async def adapter_pages(db: Database, environment_id: int, version: int) -> Asyn
         last = int(keys[-1])
 
 
+@transaction
+async def erasure_count(connection: AsyncConnection, name: str) -> int:
+    """How many users of an environment were erased so far."""
+    return await _erasures(connection, await environment_key(connection, name))
+
+
+async def _erasures(connection: AsyncConnection, environment_id: int) -> int:
+    query = select(environments.c.erasures).where(environments.c.id == environment_id)
+    return int(await connection.scalar(query) or 0)
+
+
 async def _serve(connection: AsyncConnection, environment_id: int, version: int) -> None:
     m = models.c
     here = m.environment_id == environment_id
@@ -249,6 +296,12 @@ async def _serve(connection: AsyncConnection, environment_id: int, version: int)
     )
     await connection.execute(
         update(models).where(here, m.version == version).values(status=ModelStatus.PUBLISHED, published_at=func.now())
+    )
+    # What an erased user was part of goes with the last version that rested on them.
+    erasures = select(m.erasures).where(here, m.version == version).scalar_subquery()
+    owing = select(m.version).where(here, m.erasures < erasures)
+    await connection.execute(
+        delete(model_arrays).where(model_arrays.c.environment_id == environment_id, model_arrays.c.version.in_(owing))
     )
     # Servers that still answer from the version before read its adapters; older ones can be folded in again.
     with taking_long(await driver_connection(connection)):

@@ -1,20 +1,23 @@
 """What is known of one user: how much, all of it, or nothing any more."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Row, TextClause, delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain import NotFoundError
+from app.domain import NotFoundError, RankedEvent
 from app.store.audit import note
 from app.store.database import look_up, transaction
-from app.store.encoding import bytes_to_floats, bytes_to_steps
+from app.store.encoding import bytes_to_floats, bytes_to_steps, unpack_arrays
 from app.store.environments import environment_key, lock_environment
 from app.store.notices import announce_erasure
-from app.store.schema import environments, preferences, ranked_events, users
+from app.store.schema import adapters, environments, preferences, ranked_events, users
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,18 @@ class ServingState:
     @property
     def versions(self) -> tuple[int, int, int, int | None]:
         return self.environment_id, self.revision, self.catalog_revision, self.published_version
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How much was stored of somebody."""
+
+    n_preferences: int
+    n_events: int
+    n_adapters: int
+    """In as many model versions."""
+    position: int | None
+    """Of the transaction, as notices tell it; None where there was nobody to erase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +142,58 @@ async def export_user(connection: AsyncConnection, name: str, user: str) -> list
     return [_exported(user, row) for row in rows]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportedAdapter:
+    """What a model version keeps of one user alone."""
+
+    model_version: int
+    feedback_count: int
+    arrays: Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedEvent:
+    """What was shown to the user, and waits for a reward or has had it."""
+
+    event: RankedEvent
+    created_at: datetime
+    expires_at: datetime
+
+
+@transaction
+async def export_derived(
+    connection: AsyncConnection, name: str, user: str
+) -> tuple[list[ExportedAdapter], list[ExportedEvent]]:
+    """What else is stored under the user's id: adapters by version, and ranked events, oldest first."""
+    key = await environment_key(connection, name)
+    a, u, e = adapters.c, users.c, ranked_events.c
+    kept = await connection.execute(
+        select(a.version, a.feedback_count, a.data)
+        .join(users, (u.environment_id == a.environment_id) & (u.id == a.user_key))
+        .where(a.environment_id == key, u.user_id == user)
+        .order_by(a.version)
+    )
+    shown = await connection.execute(
+        select(ranked_events).where(e.environment_id == key, e.user_id == user).order_by(e.created_at, e.event_id)
+    )
+    return (
+        [ExportedAdapter(row.version, row.feedback_count, unpack_arrays(row.data)) for row in kept],
+        [ExportedEvent(_event(row), row.created_at, row.expires_at) for row in shown],
+    )
+
+
+def _event(row: Row[Any]) -> RankedEvent:
+    return RankedEvent(
+        id=row.event_id,
+        user=row.user_id,
+        chosen=row.chosen,
+        others=tuple(row.others),
+        context=row.context,
+        active=row.active,
+        reward=row.reward,
+    )
+
+
 _DELETE_ORPHAN_ITEMS = text(
     """
     DELETE FROM items
@@ -150,29 +217,26 @@ _DELETE_ORPHAN_CONTEXTS = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Erased:
-    n_preferences: int
-    position: int | None
-    """Of the transaction, as notices tell it; None where there was nothing to erase."""
-
-
 @transaction
 async def erase_user(connection: AsyncConnection, name: str, user: str) -> Erased:
-    """Delete what a user said, with the texts and contexts that nobody else used.
+    """Delete what a user said and was shown, with the texts and contexts that nobody else used; how much that was.
 
-    Published models keep what they learnt of all users together, and nothing of this one.
+    Published models keep what they learnt of all users together until the next refit, and nothing of this one alone.
     """
     environment = await lock_environment(connection, name, exclusive=True)
     events = ranked_events.c
-    await connection.execute(
+    shown = await connection.execute(
         delete(ranked_events).where(events.environment_id == environment.id, events.user_id == user)
     )
     user_key = await connection.scalar(
         select(users.c.id).where(users.c.environment_id == environment.id, users.c.user_id == user)
     )
     if user_key is None:
-        return Erased(0, None)
+        if shown.rowcount:
+            await note(connection, "user.erase", name, user_digest(name, user))
+        return Erased(0, shown.rowcount, 0, None)
+    a = adapters.c
+    kept = await connection.execute(delete(adapters).where(a.environment_id == environment.id, a.user_key == user_key))
     p = preferences.c
     gone = (
         await connection.execute(
@@ -191,6 +255,8 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> Erase
         .where(e.id == environment.id)
         .values(
             preference_count=e.preference_count - len(gone),
+            # A refit that has loaded them already publishes nothing, and one model more rests on somebody erased.
+            erasures=e.erasures + 1,
             refit_preference_count=text("LEAST(refit_preference_count, preference_count - :gone)").bindparams(
                 gone=len(gone)
             ),
@@ -198,7 +264,7 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> Erase
     )
     position = await announce_erasure(connection, environment.id, user, user_key)
     await note(connection, "user.erase", name, user_digest(name, user))
-    return Erased(len(gone), position)
+    return Erased(len(gone), shown.rowcount, kept.rowcount, position)
 
 
 def user_digest(name: str, user: str) -> str:

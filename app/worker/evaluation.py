@@ -82,10 +82,11 @@ def evaluate(
     *,
     rng: np.random.Generator,
     report: Report[FitProgress],
+    from_scratch: bool = False,
 ) -> Evaluation:
     """Fit on the training part and score global, per-user, new and current models on the held-out one.
 
-    `current` is the current model's twin.
+    `current` is the current model's twin, which the fit also begins from, unless `from_scratch`.
     """
     split = hold_out(table)
     if not split.scored.any() or split.train.sum() < FEWEST_TRAINED:
@@ -93,7 +94,14 @@ def evaluate(
     said = comparisons(table, environment)
     # No one user decides for all which model is better, either.
     train, test = said.subset(split.train), bounded(said.subset(split.scored))
-    new = fit(train, rank=environment.rank, rng=rng, warm_start=current, calibrate=False, progress=report)
+    new = fit(
+        train,
+        rank=environment.rank,
+        rng=rng,
+        warm_start=None if from_scratch else current,
+        calibrate=False,
+        progress=report,
+    )
     everybody = fit(train, rank=0, rng=rng, calibrate=False)
     probabilities = {"global": everybody.predict(test), "new": new.predict(test)}
     own = per_user_probabilities(everybody, train, test, _inner(split))

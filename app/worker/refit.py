@@ -3,14 +3,24 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
-from app.domain import CorruptModelError, Environment, InvalidInputError, ModelStatus, ModelVersion, RefitPhase
+from app.domain import (
+    CorruptModelError,
+    Environment,
+    ErasedMeanwhileError,
+    InvalidInputError,
+    ModelStatus,
+    ModelVersion,
+    RefitPhase,
+)
 from app.domain.arrays import ItemTable, PreferenceTable, comparisons
 from app.learning import Model, fit
 from app.serving import reference_of, reference_to_arrays
@@ -19,17 +29,23 @@ from app.store import (
     NewModel,
     StoredAdapter,
     all_items,
+    erasure_count,
     get_environment,
     list_models,
     load_model,
     load_preferences,
     publish_model,
 )
-from app.worker.evaluation import Evaluation, decide, evaluate, twin_from_arrays, twin_to_arrays
+from app.worker.evaluation import Decision, Evaluation, decide, evaluate, twin_from_arrays, twin_to_arrays
 from app.worker.progress import Progress, write_progress
 
 LOADED, EVALUATED, FITTED = 0.05, 0.45, 0.95
 """Shares of the whole that are behind at the end of a phase."""
+
+MAX_FITS = 5
+"""How often an attempt begins again because somebody was erased meanwhile."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,9 +54,12 @@ class Current:
 
     version: int | None
     model: Model | None
-    """None where nothing is published, or where it cannot be read back."""
+    """None where nothing is published, where it cannot be read back, or where it rests on somebody who was erased:
+    nothing is taken over from such a model."""
     twin: Model | None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    owes: bool = False
+    """Whether it rests on a user who was erased."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +68,14 @@ class Loaded:
     table: PreferenceTable
     items: ItemTable
     current: Current
+    erasures: int
+    """Before the preferences were loaded."""
 
 
 async def refit(db: Database, name: str, refit_id: UUID, attempt: int, progress: Progress) -> ModelVersion:
     """Fit an environment's model anew and publish it, or keep it as a candidate.
+
+    Who is erased meanwhile is in no model: the fit begins again without them.
 
     Raises
     ------
@@ -61,6 +84,17 @@ async def refit(db: Database, name: str, refit_id: UUID, attempt: int, progress:
     StoppedError
         It was cancelled, overtaken, or the worker shuts down.
     """
+    for _ in range(MAX_FITS - 1):
+        with suppress(ErasedMeanwhileError):
+            return await _refit(db, name, refit_id, attempt, progress)
+        log.info("refit_begins_again", environment=name, attempt=attempt, reason="a user was erased meanwhile")
+    try:
+        return await _refit(db, name, refit_id, attempt, progress)
+    except ErasedMeanwhileError as error:
+        raise RuntimeError(f"Users were erased during each of {MAX_FITS} fits.") from error
+
+
+async def _refit(db: Database, name: str, refit_id: UUID, attempt: int, progress: Progress) -> ModelVersion:
     loaded = await _load(db, name)
     progress.reach(RefitPhase.EVALUATING, LOADED)
     seed = _seed(name)
@@ -70,11 +104,18 @@ async def refit(db: Database, name: str, refit_id: UUID, attempt: int, progress:
     new = await asyncio.to_thread(_fit, loaded, evaluation, seed, progress)
     progress.reach(RefitPhase.PUBLISHING, FITTED)
     decision = decide(evaluation, has_current=loaded.current.version is not None)
+    if loaded.current.owes:
+        # The right of whoever was erased comes before a worse log-loss, which the next refits can mend.
+        decision = Decision(
+            publish=True,
+            reason=f"The current model rests on a user who was erased. {decision.reason}",
+        )
     return await publish_model(db, name, refit_id, attempt, new, publish=decision.publish, reason=decision.reason)
 
 
 async def _load(db: Database, name: str) -> Loaded:
     environment = await get_environment(db, name)
+    erasures = await erasure_count(db, name)
     table = await load_preferences(db, name)
     if not len(table):
         raise InvalidInputError(f"Environment {name!r} has no preferences yet: there is nothing to learn from.")
@@ -83,10 +124,10 @@ async def _load(db: Database, name: str) -> Loaded:
         if environment.kind == "catalog"
         else ItemTable((), np.zeros((0, 0), dtype=np.float32))
     )
-    return Loaded(environment, table, items, await _load_current(db, name))
+    return Loaded(environment, table, items, await _load_current(db, name, erasures), erasures)
 
 
-async def _load_current(db: Database, name: str) -> Current:
+async def _load_current(db: Database, name: str, erasures: int) -> Current:
     """A model that cannot be read back is no reason to go on serving it."""
     published = [one for one in await list_models(db, name) if one.status is ModelStatus.PUBLISHED]
     if not published:
@@ -94,15 +135,23 @@ async def _load_current(db: Database, name: str) -> Current:
     version, told = published[0].version, published[0].diagnostics
     try:
         arrays = (await load_model(db, name, version)).arrays
-        return Current(version, Model.from_arrays(arrays), twin_from_arrays(arrays), told)
+        twin = twin_from_arrays(arrays)
+        if published[0].erasures < erasures:
+            return Current(version, None, twin, told, owes=True)
+        return Current(version, Model.from_arrays(arrays), twin, told)
     except (CorruptModelError, KeyError, ValueError):
-        return Current(version, None, None)
+        return Current(version, None, None, owes=published[0].erasures < erasures)
 
 
 def _evaluate(loaded: Loaded, seed: int, progress: Progress) -> Evaluation:
     report = progress.within(RefitPhase.EVALUATING, LOADED, EVALUATED)
     return evaluate(
-        loaded.environment, loaded.table, loaded.current.twin, rng=np.random.default_rng([seed, 0]), report=report
+        loaded.environment,
+        loaded.table,
+        loaded.current.twin,
+        from_scratch=loaded.current.owes,
+        rng=np.random.default_rng([seed, 0]),
+        report=report,
     )
 
 
@@ -124,6 +173,7 @@ def _fit(loaded: Loaded, evaluation: Evaluation, seed: int, progress: Progress) 
         adapters=_adapters(model, table),
         diagnostics=_diagnostics(model, loaded.current),
         metrics=evaluation.metrics,
+        erasures=loaded.erasures,
     )
 
 

@@ -420,17 +420,23 @@ def test_an_erased_user_is_served_the_population_and_a_refit_is_asked_for(
 ) -> None:
     path = f"/v1/environments/{fitted[0]}/users/u11"
     receipt = api.delete(path).json()
-    refit = receipt.pop("refit")
+    refit, owed = receipt.pop("refit"), receipt.pop("owed")
     assert receipt == {
         "user": "u11",
         "preferences_erased": 24,
-        "note": "The shared subspace of model version 1 still rests on this user's preferences until the refit that "
+        "events_erased": 0,
+        "adapters_erased": 1,
+        "note": "What all users share in model version 1 still rests on this user's preferences until the refit that "
         "was asked for has published a new version.",
     }
+    assert owed.pop("model_version") == 1
+    assert all(bound > 0 for bound in owed.values())
+    assert owed.keys() == {"subspace_distance", "standard_errors"}
     assert asked(api, fitted[0], "u11", "rewards", {"options": [{"item": "i0"}]})["feedback_seen"] == 0
     assert wait_for(api, refit)["state"] == "succeeded"
     assert api.get(f"{path}/export").text == ""
-    nothing = {"user": "u11", "preferences_erased": 0, "refit": None, "note": "Nothing was stored of this user."}
+    none = dict.fromkeys(("preferences_erased", "events_erased", "adapters_erased"), 0)
+    nothing = {"user": "u11", **none, "refit": None, "owed": None, "note": "Nothing was stored of this user."}
     assert api.delete(path).json() == nothing
 
 

@@ -49,7 +49,8 @@ async def shop(db: Database, environment_name: str) -> str:
 
 
 async def test_nothing_is_left_of_an_erased_user(db: Database, shop: str) -> None:
-    assert (await erase_user(db, shop, "anna")).n_preferences == 2
+    erased = await erase_user(db, shop, "anna")
+    assert (erased.n_preferences, erased.n_events, erased.n_adapters) == (2, 0, 0)
     assert await user_state(db, shop, "anna") is None
     assert await export_user(db, shop, "anna") == []
     assert len(await user_comparisons(db, shop, "anna")) == 0
@@ -75,5 +76,5 @@ async def test_an_erased_user_comes_back_as_another(db: Database, shop: str) -> 
 
 
 async def test_erasing_somebody_unknown_is_no_error(db: Database, shop: str) -> None:
-    assert await erase_user(db, shop, "nobody") == Erased(0, None)
+    assert await erase_user(db, shop, "nobody") == Erased(0, 0, 0, None)
     assert len(await load_preferences(db, shop)) == 3

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from app.domain import (
     ConflictError,
     CorruptModelError,
+    ErasedMeanwhileError,
     ModelStatus,
     NotFoundError,
     RefitPolicy,
@@ -25,6 +26,7 @@ from app.store import (
     cancel_refit,
     due_environments,
     erase_user,
+    erasure_count,
     finish_refit,
     get_model,
     get_refit,
@@ -231,11 +233,25 @@ async def test_an_erased_user_has_no_adapter(db: Database, place: str) -> None:
     await publish(db, place, fitted())
     await erase_user(db, place, "anna")
     assert await stored_adapter(db, place, 1, "anna") is None
-    # Fitted before the erasure, published after it.
-    await publish(db, place, fitted())
-    await record_preferences(db, place, [walks("anna", "000", "111")])
-    assert await stored_adapter(db, place, 2, "anna") is None
-    assert await stored_adapter(db, place, 2, "ben") is not None
+    # Fitted before the erasure, and come too late with it.
+    with pytest.raises(ErasedMeanwhileError, match="was erased while the refit ran"):
+        await publish(db, place, fitted())
+    assert [one.version for one in await list_models(db, place)] == [1]
+
+
+async def test_a_version_that_rests_on_an_erased_user_cannot_come_back(db: Database, place: str) -> None:
+    await publish(db, place, fitted(1))
+    await publish(db, place, fitted(2))
+    await erase_user(db, place, "anna")
+    # As long as the served version rests on her too, nothing is lost by going back.
+    assert (await promote_model(db, place, 1)).status is ModelStatus.PUBLISHED
+    await publish(db, place, fitted(3, erasures=await erasure_count(db, place)))
+    for version in (1, 2):
+        with pytest.raises(RefitStateError, match="rests on users who were erased since"):
+            await promote_model(db, place, version)
+        with pytest.raises(RefitStateError, match="was emptied"):
+            await load_model(db, place, version)
+    assert [one.version for one in await list_models(db, place)] == [3, 2, 1]
 
 
 async def test_a_published_model_settles_the_news(db: Database, place: str) -> None:

@@ -1,8 +1,10 @@
 import threading
+from typing import Any
 
+import numpy as np
 import pytest
 
-from app.domain import ModelStatus, RefitPhase, RefitPolicy, RefitState
+from app.domain import ModelStatus, ModelVersion, RefitPhase, RefitPolicy, RefitState, RefitStateError
 from app.domain.arrays import comparisons
 from app.learning import evaluate_predictions, fold_in_users
 from app.serving import ServingRuntime
@@ -10,11 +12,13 @@ from app.store import (
     Database,
     begin_refit,
     delete_environment,
+    erase_user,
     get_model,
     get_refit,
     list_models,
     load_model,
     load_preferences,
+    publish_model,
     request_refit,
     stored_adapter,
 )
@@ -216,3 +220,44 @@ async def test_a_twin_is_kept_that_has_not_seen_what_was_held_out(
     test = said.subset(split.scored)
     found = evaluate_predictions(twin.predict(test, adapters), test.label)
     assert found.log_loss == pytest.approx(refit.metrics["new"]["log_loss"], abs=1e-6)
+
+
+async def test_an_erased_user_is_in_no_model_also_one_that_is_being_fitted(
+    db: Database, database_url: str, environment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model after an erasure is, to the last bit, the one of a place where the erased had never been."""
+    gone = ("user-3", "user-5")
+    environment = catalog(environment_name, rank=1, refit=BY_HAND)
+    catalogue = await define(db, environment)
+    said = choices(catalogue, 12, 15)
+    await record(db, environment_name, said)
+    await refitted(db, database_url, environment_name)
+    await erase_user(db, environment_name, gone[0])
+
+    erased = list[str]()
+
+    async def publish_late(database: Database, *given: Any, **named: Any) -> ModelVersion:
+        if not erased:
+            erased.append(gone[1])
+            await erase_user(database, environment_name, gone[1])
+        return await publish_model(database, *given, **named)
+
+    monkeypatch.setattr("app.worker.refit.publish_model", publish_late)
+    refit = await refitted(db, database_url, environment_name)
+    assert (refit.state, refit.attempt, erased) == (RefitState.SUCCEEDED, 1, [gone[1]])
+    after = await load_model(db, environment_name, 2)
+    assert (after.version.n_users, after.version.status) == (10, ModelStatus.PUBLISHED)
+    assert after.version.reason.startswith("The current model rests on a user who was erased.")
+    with pytest.raises(RefitStateError, match="was emptied"):
+        await load_model(db, environment_name, 1)
+
+    await delete_environment(db, environment_name)
+    await define(db, environment)
+    await record(db, environment_name, [one for one in said if one.user not in gone])
+    await refitted(db, database_url, environment_name)
+    never = (await load_model(db, environment_name, 1)).arrays
+    # Not the rows' own numbers, nor what is held out by them.
+    numbered = {name for name in never if name.startswith("twin_")} | {"item_ids"}
+    assert after.arrays.keys() - numbered == never.keys() - numbered
+    for name in never.keys() - numbered:
+        np.testing.assert_array_equal(after.arrays[name], never[name], err_msg=name)

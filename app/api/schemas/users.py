@@ -27,16 +27,47 @@ class UserAnswer(Answer):
     adapter: AdapterSummary | None = Field(description="Null before the first refit.")
 
 
+class Owed(Answer):
+    """How far what all users share would move at most if the user had never been there."""
+
+    model_version: int
+    subspace_distance: float = Field(description="The principal angle distance of the shared subspace.")
+    standard_errors: float = Field(description="Of any reward of anybody, in standard errors of that reward.")
+
+
 class ErasureReceipt(Answer):
     user: str
     preferences_erased: int
+    events_erased: int
+    adapters_erased: int
     refit: UUID | None = Field(description="The refit that was asked for, if one is needed.")
+    owed: Owed | None = Field(description="What the published model still owes until then; null where it is nothing.")
     note: str = Field(description="What is left, and until when.")
+
+
+class AdapterExport(Answer):
+    model_version: int
+    feedback_count: int
+    mean: list[list[float]]
+    covariance: list[list[float]]
+
+
+class EventExport(Answer):
+    id: str
+    chosen: dict[str, Any]
+    others: list[dict[str, Any]]
+    context: dict[str, Any] | None
+    active: bool
+    reward: float | None
+    created_at: datetime
+    expires_at: datetime
 
 
 class UserExport(Answer):
     user: str
     preferences: list[dict[str, Any]]
+    adapters: list[AdapterExport] = Field(description="What each kept model version knows of this user alone.")
+    events: list[EventExport] = Field(description="What was chosen for the user and waits for its reward.")
 
 
 class UserListed(Answer):
