@@ -24,7 +24,7 @@ def said(entry: Json, *names: str) -> tuple[Any, ...]:
 def test_every_deed_and_every_refusal_is_noted(api: httpx.Client, api_url: str, catalog: str) -> None:
     key = api.post("/v1/admin/keys", json={"name": "k", "scopes": ["admin"], "environments": [catalog]}).json()
     reader = api.post("/v1/admin/keys", json={"name": "r", "scopes": ["read"], "environments": [catalog]}).json()
-    pair = {"user": "ada", "chosen": {"item": "a"}, "rejected": {"item": "b"}}
+    pair = {"user": "ada-lovelace", "chosen": {"item": "a"}, "rejected": {"item": "b"}}
     api.post(f"/v1/environments/{catalog}/preferences", json=pair)
     with client_for(api_url, key["secret"]) as admin:
         admin.headers["X-Request-Id"] = "the-deed"
@@ -33,7 +33,7 @@ def test_every_deed_and_every_refusal_is_noted(api: httpx.Client, api_url: str, 
         admin.delete(f"/v1/environments/{catalog}/items/c")
         refit = admin.post(f"/v1/admin/environments/{catalog}/retrain").json()["id"]
         admin.post(f"/v1/admin/refits/{refit}/cancel")
-        admin.delete(f"/v1/environments/{catalog}/users/ada")
+        admin.delete(f"/v1/environments/{catalog}/users/ada-lovelace")
         admin.post(f"/v1/admin/environments/{catalog}/models/9/promote")
         rotated = admin.post(f"/v1/admin/keys/{reader['id']}/rotate", json={"grace_seconds": 0}).json()["id"]
         admin.delete(f"/v1/admin/keys/{rotated}")
@@ -57,7 +57,7 @@ def test_every_deed_and_every_refusal_is_noted(api: httpx.Client, api_url: str, 
         ("keys.revoke", rotated, "done"),
     ]
     assert {said(one, "key_id", "request_id") for one in found[4:]} == {(key["id"], "the-deed")}
-    assert "ada" not in str(found)
+    assert "ada-lovelace" not in str(found)
 
 
 def test_a_refused_administrators_call_is_noted(api: httpx.Client, api_url: str, catalog: str) -> None:
