@@ -66,6 +66,7 @@ class Database:
     ) -> None:
         self.url = plain_url(url)
         self._told: list[Callable[[Notice], None]] = []
+        self._lasting: list[AsyncConnection] = []
         self.engine = create_async_engine(
             driver_url(url),
             pool_size=pool_size,
@@ -100,6 +101,19 @@ class Database:
                 raise StoreUnavailableError(f"The database did not answer: {_first_line(error)}") from error
             raise
 
+    async def lasting_connection(self) -> AsyncConnection:
+        """A connection of the pool for statements that are whole transactions; kept until it is given up."""
+        connection = await self.engine.connect()
+        self._lasting.append(connection)
+        return await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def give_up(self, connection: AsyncConnection) -> None:
+        """Close a lasting connection, whatever state it is in."""
+        if connection in self._lasting:
+            self._lasting.remove(connection)
+            await connection.invalidate()
+            await connection.close()
+
     def tell(self, listener: Callable[[Notice], None]) -> None:
         """Call the listener with every change of this process's own, at its commit and before it is acknowledged."""
         self._told.append(listener)
@@ -110,6 +124,8 @@ class Database:
             listener(change)
 
     async def dispose(self) -> None:
+        for connection in list(self._lasting):
+            await self.give_up(connection)
         await self.engine.dispose()
 
 

@@ -16,6 +16,7 @@ import structlog
 from app.domain import DomainError, OverloadedError, Preference, Recorded, StoreUnavailableError
 from app.store.database import Database
 from app.store.preferences import Outcome, Submission, record_group, refresh_statistics
+from app.store.usual import UsualRecorder
 
 log = structlog.get_logger()
 
@@ -85,6 +86,7 @@ class Writer:
         self._groups: dict[asyncio.Task[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._n_rows = 0
+        self._usual = UsualRecorder(db)
 
     async def record(self, name: str, batch: Sequence[Preference]) -> Recorded:
         if self._waiting_rows + len(batch) > self._max_waiting_rows and self._queue:
@@ -103,6 +105,7 @@ class Writer:
         """Store and acknowledge all that waits."""
         while self._groups:
             await asyncio.wait(self._groups)
+        await self._usual.aclose()
 
     def _begin_groups(self) -> None:
         """Begin a group if something waits, and there is room or the groups under way are slow."""
@@ -161,7 +164,9 @@ class Writer:
     async def _outcomes(self, group: Sequence[_Waiting]) -> Sequence[Outcome]:
         try:
             async with asyncio.timeout(GROUP_SECONDS):
-                return await record_group(self._db, [waiting.submission for waiting in group])
+                submissions = [waiting.submission for waiting in group]
+                quick = await self._usual.record(submissions)
+                return await record_group(self._db, submissions) if quick is None else quick
         except StoreUnavailableError as error:
             reason = error.message
         except TimeoutError:
