@@ -6,7 +6,8 @@ Most lines say which item of a catalogue was chosen over which; those are read a
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any
 
 import msgspec
 from anyio.to_thread import run_sync
@@ -18,7 +19,7 @@ from app.api.lines import MAX_LINE_BYTES, Lines, read_lines
 from app.api.schemas.preferences import CLOCK_ALLOWANCE, ImportAnswer, ImportProgress, LineError, PreferenceBody
 from app.api.services import Services
 from app.api.validation import encodable, first_sentence, pointer_to
-from app.domain import CatalogEnvironment, Environment, InvalidInputError, Preference
+from app.domain import CatalogEnvironment, Environment, InvalidInputError, Preference, StoreUnavailableError
 from app.store import Imported, draw_numbers, import_item_preferences, import_preferences, refresh_statistics
 
 FIRST_PART_BYTES = 1024 * 1024
@@ -31,6 +32,9 @@ OBJECTS_BYTES = 2 * 1024 * 1024
 
 STORING = 2
 """Parts that are stored at the same time: the database uses a core for each."""
+
+STORING_SECONDS = 120.0
+"""How long that may take with its repetitions: a hundred times what it takes, and longer than locks are waited for."""
 
 SLICE_LINES = 250
 """Lines that are read between two looks at other requests."""
@@ -138,8 +142,10 @@ class Import:
         numbers = await draw_numbers(self._services.db, len(lines.usual))
 
         async def store() -> None:
-            stored = await import_item_preferences(
-                self._services.db, self._environment.name, lines.preferences, numbers, again=self._known
+            stored = await _in_time(
+                import_item_preferences(
+                    self._services.db, self._environment.name, lines.preferences, numbers, again=self._known
+                )
             )
             self._known = stored.duplicates > 0
             await self._count(stored, (first + lines.usual).tolist() if stored.refused else ())
@@ -175,7 +181,7 @@ class Import:
 
     async def _store_objects(self, batch: Sequence[tuple[int, Preference]]) -> None:
         preferences = [preference for _, preference in batch]
-        stored = await import_preferences(self._services.db, self._environment.name, preferences)
+        stored = await _in_time(import_preferences(self._services.db, self._environment.name, preferences))
         await self._count(stored, [number for number, _ in batch])
 
     async def _stored(self, but: int = 0) -> None:
@@ -214,6 +220,14 @@ class Import:
         # A part is judged after the lines that were no preferences at all, so bad lines do not come in order.
         self._errors.sort(key=lambda one: one.line)
         del self._errors[REPORTED_LINES:]
+
+
+async def _in_time(storing: Coroutine[Any, Any, Imported]) -> Imported:
+    try:
+        async with asyncio.timeout(STORING_SECONDS):
+            return await storing
+    except TimeoutError as error:
+        raise StoreUnavailableError(f"The database did not answer within {STORING_SECONDS:g} seconds.") from error
 
 
 def _pieces(part: bytes) -> Iterator[bytes]:

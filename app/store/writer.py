@@ -75,12 +75,26 @@ class Writer:
     ----------
     group_rows
         Rows of a transaction at most, unless one request has more.
+    waiting_rows, waiting_seconds
+        How much may wait, and for how long, before it is refused.
+    group_seconds
+        How long a transaction may take with its repetitions.
     """
 
-    def __init__(self, db: Database, *, group_rows: int = GROUP_ROWS, waiting_rows: int = WAITING_ROWS) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        group_rows: int = GROUP_ROWS,
+        waiting_rows: int = WAITING_ROWS,
+        waiting_seconds: float = WAITING_SECONDS,
+        group_seconds: float = GROUP_SECONDS,
+    ) -> None:
         self._db = db
         self._group_rows = group_rows
         self._max_waiting_rows = waiting_rows
+        self._waiting_seconds = waiting_seconds
+        self._group_seconds = group_seconds
         self._queue: deque[_Waiting] = deque()
         self._waiting_rows = 0
         self._groups: dict[asyncio.Task[None], float] = {}
@@ -95,7 +109,7 @@ class Writer:
                 "stored: send it again."
             )
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(Submission(name, batch), loop.create_future(), loop.time() + WAITING_SECONDS)
+        waiting = _Waiting(Submission(name, batch), loop.create_future(), loop.time() + self._waiting_seconds)
         self._queue.append(waiting)
         self._waiting_rows += len(batch)
         self._begin_groups()
@@ -135,7 +149,7 @@ class Writer:
             _settle(
                 late,
                 OverloadedError(
-                    f"this request waited {WAITING_SECONDS:g} seconds; nothing of it was stored: send it again."
+                    f"this request waited {self._waiting_seconds:g} seconds; nothing of it was stored: send it again."
                 ),
             )
 
@@ -163,14 +177,14 @@ class Writer:
 
     async def _outcomes(self, group: Sequence[_Waiting]) -> Sequence[Outcome]:
         try:
-            async with asyncio.timeout(GROUP_SECONDS):
+            async with asyncio.timeout(self._group_seconds):
                 submissions = [waiting.submission for waiting in group]
                 quick = await self._usual.record(submissions)
                 return await record_group(self._db, submissions) if quick is None else quick
         except StoreUnavailableError as error:
             reason = error.message
         except TimeoutError:
-            reason = f"The database did not answer within {GROUP_SECONDS:g} seconds."
+            reason = f"The database did not answer within {self._group_seconds:g} seconds."
         except Exception:
             # What nobody foresaw in one request must not be the others' failure, and nobody may wait for ever.
             log.exception("group_failed", requests=len(group))

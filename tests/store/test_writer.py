@@ -14,6 +14,7 @@ from app.domain import (
     OverloadedError,
     Preference,
     Recorded,
+    StoreUnavailableError,
 )
 from app.store import Database, Writer, export_user, list_environments, put_environment, upsert_items
 from app.store.environments import lock_environment
@@ -137,6 +138,21 @@ async def test_too_much_is_refused_at_once_and_nothing_accepted_is_lost(db: Data
     assert len(refused) + found.count(Recorded(1, 0)) == 500
     assert refused
     assert await n_preferences(db, shop) == found.count(Recorded(1, 0)) > 0
+
+
+async def test_nobody_waits_for_ever_for_a_database_that_stands_still(db: Database, shop: str) -> None:
+    writer = Writer(db, group_rows=10, waiting_rows=60, waiting_seconds=0.2, group_seconds=1.0)
+    said = [(shop, [prefers(f"u{index}", "item-0", "item-1")]) for index in range(200)]
+    async with db.begin() as connection:
+        await lock_environment(connection, shop, exclusive=True)
+        async with asyncio.timeout(10):
+            found = await outcomes(writer, said)
+    kinds = {type(one) for one in found}
+    assert kinds == {OverloadedError, StoreUnavailableError}
+    async with asyncio.timeout(10):
+        assert await writer.record(*said[0]) == Recorded(1, 0)
+    assert await n_preferences(db, shop) == 1
+    await writer.aclose()
 
 
 async def test_an_environment_that_is_held_does_not_hold_up_another(db: Database, shop: str) -> None:
