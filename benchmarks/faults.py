@@ -36,7 +36,7 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=sorted(BY_NAME), help="these faults alone")
+    parser.add_argument("--only", nargs="*", choices=sorted(BY_NAME), help="these faults alone; none named: what --keep has")
     parser.add_argument("--times", type=int, help="how often each is tried; without it as often as the table says")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--page", type=Path, help="write the table into this page")
@@ -45,7 +45,7 @@ def main() -> None:
     prepare_learning()
     prepare_planner()
     rows = kept(options.keep)
-    chosen = [BY_NAME[name] for name in options.only] if options.only else FAULTS
+    chosen = FAULTS if options.only is None else [BY_NAME[name] for name in options.only]
     good = True
     for found in all_found(chosen, options.times, options.seed):
         rows[found.fault.name] = row_of(found)

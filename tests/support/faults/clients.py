@@ -62,7 +62,7 @@ class Client(ABC):
     def __init__(self, url: str, told: Told, name: str, *, seed: int) -> None:
         self._url = url
         self._told = told
-        self._name = name
+        self.name = self._name = name
         self._rng = random.Random(seed)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name)
@@ -114,7 +114,7 @@ class Client(ABC):
 class Asker(Client):
     """A preference until it is acknowledged, then a question that must know of it."""
 
-    PAUSE_SECONDS = 0.03
+    PAUSE_SECONDS = 0.1
 
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
@@ -182,8 +182,8 @@ def is_problem(response: httpx.Response) -> bool:
 class Importer(Client):
     """Files, each until it is acknowledged as a whole."""
 
-    LINES = 40
-    PAUSE_SECONDS = 0.2
+    LINES = 20
+    PAUSE_SECONDS = 0.5
 
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
@@ -217,7 +217,7 @@ class Importer(Client):
 class Refitter(Client):
     """One refit after the other, so that models are published all the while."""
 
-    PAUSE_SECONDS = 0.5
+    PAUSE_SECONDS = 0.3
 
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
@@ -237,21 +237,33 @@ class Refitter(Client):
         return False
 
 
+Also = Callable[[str, Told, int], list[Client]]
+"""More clients, made once the environment is there: of its address, what they are told, a seed."""
+
+
 class Crowd:
     """Everybody who uses one environment."""
 
-    def __init__(self, url: str, environment: str, *, seed: int, clients: int = 5) -> None:
+    def __init__(self, url: str, environment: str, *, seed: int, clients: int = 5, also: Also | None = None) -> None:
         self.told = Told(environment)
         self._url = url
+        self._seed = seed
+        self._also = also
         self.clients: list[Client] = [
             *(Asker(url, self.told, f"c{index}", seed=seed * 100 + index) for index in range(clients)),
             Importer(url, self.told, "import", seed=seed * 100 + 99),
         ]
         self.refitter = Refitter(url, self.told, "refits", seed=seed)
 
+    @property
+    def by_name(self) -> dict[str, Client]:
+        return {one.name: one for one in (*self.clients, self.refitter)}
+
     def __enter__(self) -> Self:
         with client_for(self._url) as http:
             define(http, self.told)
+        if self._also is not None:
+            self.clients += self._also(self._url, self.told, self._seed)
         for one in (*self.clients, self.refitter):
             one.start()
         return self

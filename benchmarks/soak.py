@@ -1,0 +1,169 @@
+"""Ten minutes of everything at once, and whether anything grows, leaks or fails.
+
+    python benchmarks/soak.py [--minutes 10] [--seed 1]
+
+Real processes: PostgreSQL, two API processes, two workers. Clients post preferences and ask for rewards that must know
+of them, import files, rank the catalogue, ask for policies, have users erased, make, use and revoke keys, and have
+models refitted, without a pause. Every answer is checked, and at the end all that was acknowledged is compared with the
+tables.
+
+Memory is what a process has for itself and its share of the rest (PSS), sampled every five seconds; a straight line is
+fitted to it after the first third, in which caches fill. Status 1 where anything failed, leaked or grew.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psycopg
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from app.learning import prepare as prepare_learning
+from app.policy import prepare as prepare_planner
+from tests.support.faults.clients import Crowd
+from tests.support.faults.installation import Installation, children
+from tests.support.faults.kinds import api_processes
+from tests.support.faults.mixed import mixed
+from tests.support.faults.trials import judged
+
+SAMPLE_SECONDS = 5.0
+WARM_UP = 1 / 3
+FLAT_AN_HOUR = 0.10
+"""Growth in an hour that counts as flat, as a part of the level; taken at the lower end of the slope's interval."""
+
+
+@dataclass
+class Series:
+    """What was seen of one kind of process, by time."""
+
+    megabytes: list[float] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)
+
+    def report(self, minutes: list[float]) -> dict[str, object]:
+        """Over the time after the warm-up."""
+        start = int(len(minutes) * WARM_UP)
+        at, memory, files = np.array(minutes[start:]), np.array(self.megabytes[start:]), self.descriptors[start:]
+        line = stats.theilslopes(memory, at)
+        level = float(np.median(memory))
+        half = len(files) // 2
+        return {
+            "megabytes": round(level, 1),
+            "megabytes_first_and_last": [round(float(memory[0]), 1), round(float(memory[-1]), 1)],
+            "slope_megabytes_a_minute": round(float(line.slope), 3),
+            "slope_interval": [round(float(line.low_slope), 3), round(float(line.high_slope), 3)],
+            "grows": bool(line.low_slope * 60 > FLAT_AN_HOUR * level),
+            "descriptors_first_and_second_half_most": [max(files[:half]), max(files[half:])],
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    prepare_learning()
+    prepare_planner()
+    with tempfile.TemporaryDirectory(prefix="psharelora-soak-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Installation(folder, data=folder / "data").running() as installation:
+            report = soak(installation, options.minutes, options.seed)
+    print(json.dumps(report, indent=1))
+    sys.exit(0 if report["good"] else 1)
+
+
+def soak(installation: Installation, minutes: float, seed: int) -> dict[str, object]:
+    series = {name: Series() for name in ("api", "worker", "postgresql")}
+    connections: list[int] = []
+    at: list[float] = []
+    begun = time.monotonic()
+    with Crowd(installation.api_url, "soak", seed=seed, also=mixed) as crowd:
+        while (elapsed := time.monotonic() - begun) < minutes * 60:
+            at.append(elapsed / 60)
+            sample(installation, series)
+            connections.append(connections_of(installation))
+            time.sleep(SAMPLE_SECONDS)
+        rounds = {name: len(one.rounds) for name, one in crowd.by_name.items()}
+    verdict = judged(installation, crowd)
+    told = crowd.told
+    start = int(len(at) * WARM_UP)
+    half = (start + len(at)) // 2
+    report: dict[str, object] = {
+        "minutes": round(at[-1], 1),
+        "rounds": rounds,
+        "acknowledged": verdict.acknowledged,
+        "lost": len(verdict.lost),
+        "doubled": len(verdict.doubled),
+        "answers_checked": verdict.checked,
+        "models": verdict.versions,
+        "wrong": [*verdict.wrong, *verdict.half_models, *told.late][:5],
+        "refused": told.refused,
+        "unanswered": told.unanswered,
+        "connections_first_and_second_half_most": [max(connections[start:half]), max(connections[half:])],
+        "processes": {name: one.report(at) for name, one in series.items()},
+    }
+    report["good"] = is_good(report)
+    return report
+
+
+def is_good(report: dict[str, object]) -> bool:
+    failed = any(report[name] for name in ("lost", "doubled", "wrong", "refused", "unanswered"))
+    processes = report["processes"]
+    grows = any(one["grows"] or leaks(one["descriptors_first_and_second_half_most"]) for one in processes.values())
+    return not failed and not grows and not leaks(report["connections_first_and_second_half_most"])
+
+
+def leaks(most: list[int]) -> bool:
+    """More at most in the second half than in the first, by more than a few that come and go."""
+    return most[1] > most[0] + 4
+
+
+def sample(installation: Installation, series: dict[str, Series]) -> None:
+    leader = installation.postgres.leader
+    families = {
+        "api": [installation.api.pid, *api_processes(installation.api.pid)],
+        "worker": [one.pid for one in installation.workers],
+        "postgresql": [] if leader is None else [leader, *children(leader)],
+    }
+    for name, pids in families.items():
+        series[name].megabytes.append(sum(megabytes(pid) for pid in pids))
+        # PostgreSQL's own files come and go with its tables; its connections are counted by itself.
+        series[name].descriptors.append(0 if name == "postgresql" else sum(descriptors(pids)))
+
+
+def megabytes(pid: int) -> float:
+    """A process's proportional share of memory."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def descriptors(pids: Iterable[int]) -> list[int]:
+    found = []
+    for pid in pids:
+        with suppress(OSError):
+            found.append(len(list(Path(f"/proc/{pid}/fd").iterdir())))
+    return found
+
+
+def connections_of(installation: Installation) -> int:
+    with psycopg.connect(installation.postgres.url) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone()
+    return row[0] if row else 0
+
+
+if __name__ == "__main__":
+    main()
