@@ -36,7 +36,7 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=sorted(BY_NAME), help="these faults alone; none named: what --keep has")
+    parser.add_argument("--only", nargs="*", choices=sorted(BY_NAME), help="these alone; none named: what --keep has")
     parser.add_argument("--times", type=int, help="how often each is tried; without it as often as the table says")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--page", type=Path, help="write the table into this page")

@@ -36,6 +36,7 @@ def serve(
     from uvicorn.config import STARTUP_FAILURE
 
     from app.cli.draining import DrainingProtocol, Supervisor
+    from app.cli.watching import watch_processes
     from app.store import migrate as migrate_database
     from app.store import server_connections
 
@@ -62,6 +63,7 @@ def serve(
             access_log=False,
         )
         if settings.workers > 1:
+            watch_processes()
             Supervisor(config, [config.bind_socket()]).run()
         else:
             server = uvicorn.Server(config)

@@ -7,12 +7,13 @@ import httpx
 import pytest
 
 from tests.support.commands import free_port, run_command, running_command
+from tests.support.faults.installation import kill_family
 
 SECRET = "s3cretpassw0rd"
 ADMIN_KEY = "an-administrators-key-for-tests"
 
 
-def test_the_processes_share_the_embedded_server_and_the_last_one_stops_it(tmp_path: Path) -> None:
+def test_the_processes_share_the_embedded_server_keep_it_up_and_the_last_one_stops_it(tmp_path: Path) -> None:
     port = free_port()
     pid_file = tmp_path / ".psharelora" / "postgres" / "postmaster.pid"
     with (
@@ -22,6 +23,10 @@ def test_the_processes_share_the_embedded_server_and_the_last_one_stops_it(tmp_p
         serve.wait_until(lambda: _answers(port))
         worker.wait_until(lambda: "worker_started" in worker.said)
         assert '"event": "worker_started"' in worker.said
+        before = pid_file.read_text()
+        kill_family(int(before.split("\n", 1)[0]))
+        # Either of them starts it again; nobody else does.
+        serve.wait_until(lambda: pid_file.exists() and pid_file.read_text() != before and _answers(port))
         assert serve.end() == 0, serve.said
         assert pid_file.exists()
         assert worker.end() == 0, worker.said

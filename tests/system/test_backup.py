@@ -42,7 +42,7 @@ def test_a_restored_backup_gives_every_answer_as_before(server_url: str, tmp_pat
     assert file.stat().st_mode & 0o077 == 0
     restored = run_command(tmp_path, "restore", str(file))
     assert restored.returncode == 0, restored.stderr
-    assert "2 environments, 9 users, 80 preferences, 2 models, 1 api keys" in restored.stdout
+    assert "2 environments, 12 users, 80 preferences, 2 models, 1 api keys" in restored.stdout
     # The embedded server of this folder, which was not there before.
     with (
         EmbeddedPostgres(tmp_path / ".psharelora") as url,

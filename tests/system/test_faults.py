@@ -10,6 +10,7 @@ from tests.support.faults.kinds import (
     Fault,
     cut_the_network,
     kill_a_backend,
+    kill_all_api_processes,
     kill_the_apis_parent,
     make_postgresql_read_only,
 )
@@ -18,7 +19,13 @@ from tests.support.faults.trials import tried
 
 @pytest.mark.slow
 def test_nothing_is_lost_doubled_or_wrong_and_all_recovers_by_itself(tmp_path: Path) -> None:
-    deeds = [kill_a_backend, make_postgresql_read_only, cut_the_network, kill_the_apis_parent]
+    deeds = [
+        kill_a_backend,
+        make_postgresql_read_only,
+        cut_the_network,
+        kill_all_api_processes,
+        kill_the_apis_parent,
+    ]
     coming = iter(deeds)
 
     def do_next(installation: Installation, rng: random.Random) -> None:

@@ -52,6 +52,14 @@ def kill_one_api_process(installation: Installation, rng: random.Random) -> None
     signal_to(rng.choice(api_processes(installation.api.pid)), signal.SIGKILL)
 
 
+def kill_all_api_processes(installation: Installation, _rng: random.Random) -> None:
+    """And those that take their place, while they start; their parent lives."""
+    for _ in range(2):
+        for pid in api_processes(installation.api.pid):
+            signal_to(pid, signal.SIGKILL)
+        time.sleep(1.0)
+
+
 def kill_the_api(installation: Installation, _rng: random.Random) -> None:
     kill_family(installation.api.pid)
 
@@ -197,6 +205,7 @@ def let_clocks_jump(installation: Installation, rng: random.Random) -> None:
 
 FAULTS = (
     Fault("api-process", "`kill -9` of one of two API processes", kill_one_api_process, 20, kills_api=True),
+    Fault("api-processes", "`kill -9` of all API processes, twice", kill_all_api_processes, 6, kills_api=True),
     Fault("api", "`kill -9` of the whole API", kill_the_api, 6, kills_api=True),
     Fault("api-parent", "`kill -9` of the API's parent process alone", kill_the_apis_parent, 6, kills_api=True),
     Fault("worker", "`kill -9` of one worker or of both", kill_the_workers, 20, hits_workers=True),

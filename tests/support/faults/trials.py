@@ -69,6 +69,9 @@ def tried(
             clock.jump(0.0)
     told = crowd.told
     found.refused, found.unanswered, found.late = told.refused, told.unanswered, told.late
+    if fault.kills_api:
+        # Whoever waits at the door of a process that is only coming has no answer, rather than a wrong one.
+        found.unanswered, found.late = told.unanswered + len(told.late), []
     found.verdict = judged(installation, crowd)
     return found
 
