@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs lock clean
+.PHONY: help setup demo test check format bench faults docs lock clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench: $(STAMP) ## the benchmarks that the documents quote
 	@$(BIN)/python benchmarks/policy.py
 	@$(BIN)/python benchmarks/refit.py
 	@$(BIN)/python benchmarks/fold_in.py
+
+faults: $(STAMP) ## break everything under load, some twenty times each (half an hour); writes docs/faults.md
+	@$(BIN)/python benchmarks/faults.py --page docs/faults.md
 
 docs: $(STAMP) ## the documentation site, in build/site
 	@$(BIN)/python -m mkdocs build --strict
