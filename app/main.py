@@ -27,6 +27,9 @@ from app.store import Current, Database, EmbeddedPostgres, Notices, Writer, requ
 
 log = structlog.get_logger()
 
+SWITCH_SECONDS = 0.001
+"""How long a thread that computes may keep the interpreter from the event loop; five times as long is Python's own."""
+
 
 def create_app(settings: Settings) -> FastAPI:
     """The application for these settings; what it needs is opened and closed by its lifespan."""

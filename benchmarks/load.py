@@ -148,6 +148,7 @@ class Load:
             "p50_ms": round(1e3 * found[len(found) // 2], 3),
             "p99_ms": round(1e3 * found[min(len(found) - 1, int(0.99 * len(found)))], 3),
             "answers": len(found),
+            "sent": self._next,
             "failures": self.failures,
             "load_cpu_share": round((time.process_time() - self._used) / (taken + WARM_UP_SECONDS), 2),
         }

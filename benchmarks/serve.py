@@ -7,13 +7,15 @@ Claims, each against its own limit measured in the same run, with real servers a
 - 10,000 times "post, then at once ask another process" with a consistency token, 10,000 answers rest on the post;
 - a refit of 100,000 users in a worker on another core costs readers' 99th percentile at most a factor of 1.5;
 - `POST .../rank` with `top_n` = 10 over 100,000 items at rank 8 takes at most 3 times one matrix-vector product and one
-  partition of that size.
+  partition of that size, in the library and over HTTP; a ranking of all 100,000 leaves the event loop to others;
+- a server that finds a model of 1,000,000 users (rank 8, with covariances) is ready in seconds, and a second one of the
+  same host maps what the first one copied.
 
 Data: simulated (`tests/support/preference_worlds.py`), seeded. The server has one core, and the load, a process of its
 own (`benchmarks/load.py`), the other; while a worker refits, it has the other core and the load shares the server's.
 Prints JSON. `--data` keeps the database for another run.
 
-    python benchmarks/serve.py [--data FOLDER] [--only rewards rank feedback refit]
+    python benchmarks/serve.py [--data FOLDER] [--only rewards rank feedback refit startup]
 """
 
 import argparse
@@ -44,11 +46,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from app.domain import CatalogEnvironment, Item, ItemOption, Preference, RefitPolicy
 from app.learning import Comparisons, fit, prepare
 from app.main import create_app_from_environment
-from app.serving import reference_to_arrays
+from app.serving import ServingRuntime, reference_to_arrays
 from app.store import (
+    Current,
     Database,
     EmbeddedPostgres,
     NewModel,
+    Notices,
     StoredAdapter,
     begin_refit,
     migrate,
@@ -70,6 +74,7 @@ ITEMS, DIM, RANK = 100_000, 64, 8
 USERS, SAID = 2_000, 16
 OPTIONS = 100
 CROWD, CROWD_ITEMS, CROWD_DIM, CROWD_SAID = 100_000, 2_000, 16, 6
+MILLION = 1_000_000
 
 NEVER = RefitPolicy(every_seconds=1e9, min_new_preferences=10**9)
 
@@ -88,18 +93,20 @@ def application() -> FastAPI:
 
 def main() -> None:
     options = _options()
+    needed = {"ready", *({"refit": "crowd", "startup": "million"}.get(part, "ready") for part in options.only)}
     folder = Path(options.data or tempfile.mkdtemp(prefix="psharelora-serve-"))
     with EmbeddedPostgres(folder) as url:
         migrate(url)
-        if not (folder / "ready").exists():
-            asyncio.run(_fill(url, "refit" in options.only))
-            (folder / "ready").touch()
+        for name, fill in (("ready", _fill), ("crowd", _fill_crowd), ("million", _fill_million)):
+            if name in needed and not (folder / name).exists():
+                asyncio.run(fill(url))
+                (folder / name).touch()
         found: dict[str, Any] = {
             "machine": {"processor": platform.processor() or platform.machine(), "cores": len(CORES)},
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
             "size": {"items": ITEMS, "item_dim": DIM, "rank": RANK, "users": USERS, "options": OPTIONS},
         }
-        measures = {"rewards": _rewards, "rank": _rank, "feedback": _feedback, "refit": _refit}
+        measures = {"rewards": _rewards, "rank": _rank, "feedback": _feedback, "refit": _refit, "startup": _startup}
         for name in options.only:
             found[name] = measures[name](url, folder, options)
             print(f"{name}: {json.dumps(found[name])}", file=sys.stderr)
@@ -109,7 +116,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of the database, kept")
-    parser.add_argument("--only", nargs="+", default=["rewards", "rank", "feedback", "refit"])
+    parser.add_argument("--only", nargs="+", default=["rewards", "rank", "feedback", "refit", "startup"])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of throughput, in turn")
     parser.add_argument("--connections", type=int, default=32)
@@ -120,7 +127,7 @@ def _options() -> argparse.Namespace:
 # Set-up ---------------------------------------------------------------------------------------------------------------
 
 
-async def _fill(url: str, with_crowd: bool) -> None:  # noqa: FBT001
+async def _fill(url: str) -> None:
     prepare()
     db = Database(url, pool_size=4)
     rng = np.random.default_rng(0)
@@ -160,17 +167,59 @@ async def _fill(url: str, with_crowd: bool) -> None:  # noqa: FBT001
         adapters={f"user-{who}": StoredAdapter(model.adapter(who).to_arrays(), SAID) for who in range(USERS)},
     )
     await publish_model(db, "bench", refit.id, attempt, new, publish=True, reason="benchmark")
-    if with_crowd:
-        await put_environment(db, CatalogEnvironment("crowd", item_dim=CROWD_DIM, rank=4, refit=NEVER))
-        features = rng.standard_normal((CROWD_ITEMS, CROWD_DIM)).astype(np.float32)
-        for begin in range(0, CROWD_ITEMS, 1_000):
-            rows = range(begin, begin + 1_000)
-            await upsert_items(db, "crowd", [Item(f"item-{row}", features[row]) for row in rows])
-        _fill_crowd(url, rng, features)
     await db.dispose()
 
 
-def _fill_crowd(url: str, rng: np.random.Generator, features: "np.ndarray[Any, Any]") -> None:
+async def _fill_crowd(url: str) -> None:
+    db, rng = Database(url, pool_size=2), np.random.default_rng(0)
+    await put_environment(db, CatalogEnvironment("crowd", item_dim=CROWD_DIM, rank=4, refit=NEVER))
+    features = rng.standard_normal((CROWD_ITEMS, CROWD_DIM)).astype(np.float32)
+    for begin in range(0, CROWD_ITEMS, 1_000):
+        rows = range(begin, begin + 1_000)
+        await upsert_items(db, "crowd", [Item(f"item-{row}", features[row]) for row in rows])
+    _write_crowd(url, rng, features)
+    await db.dispose()
+
+
+async def _fill_million(url: str) -> None:
+    """One fitted model, whose adapter everybody has: written by SQL, as nobody looks at what it says."""
+    db, rng = Database(url, pool_size=2), np.random.default_rng(4)
+    world = draw_world(rng, users=20, items=1_000, dim=CROWD_DIM, rank=RANK, appeal=0.3)
+    await put_environment(db, CatalogEnvironment("million", item_dim=CROWD_DIM, rank=RANK, refit=NEVER))
+    await upsert_items(db, "million", [Item(f"item-{row}", world.X[row].astype(np.float32)) for row in range(1_000)])
+    pairs = rng.permuted(np.tile(np.arange(1_000), (400, 1)), axis=1)[:, :2]
+    comparisons = Comparisons.from_pairs(world.X, *pairs.T, user=np.arange(400) % 20, n_users=20)
+    model = fit(comparisons, rank=RANK, rng=rng, calibrate=False)
+    said = Preference("user-1", ItemOption("item-1"), ItemOption("item-2"))
+    await record_preferences(db, "million", [said])
+    refit, _ = await request_refit(db, "million")
+    attempt = await begin_refit(db, refit.id)
+    new = NewModel(
+        rank=model.rank,
+        estimator=model.estimator,
+        n_preferences=1,
+        arrays={**model.to_arrays(), **reference_to_arrays(model.mean_item(world.X))},
+        adapters={"user-1": StoredAdapter(model.adapter(1).to_arrays(), 1)},
+    )
+    await publish_model(db, "million", refit.id, attempt, new, publish=True, reason="benchmark")
+    await db.dispose()
+    with psycopg.connect(url) as connection:
+        (key,) = connection.execute("SELECT id FROM environments WHERE name = 'million'").fetchone() or (0,)
+        connection.execute(
+            "INSERT INTO users (environment_id, user_id, feedback_count) "
+            "SELECT %s, 'user-' || number, 1 FROM generate_series(2, %s) AS number",
+            [key, MILLION],
+        )
+        connection.execute(
+            "INSERT INTO adapters (environment_id, user_key, version, feedback_count, data) "
+            "SELECT environment_id, users.id, version, 1, data FROM users JOIN adapters USING (environment_id) "
+            "WHERE environment_id = %s AND user_id <> 'user-1'",
+            [key],
+        )
+        connection.execute("UPDATE models SET n_users = %s WHERE environment_id = %s", [MILLION, key])
+
+
+def _write_crowd(url: str, rng: np.random.Generator, features: "np.ndarray[Any, Any]") -> None:
     """Written by SQL: how preferences get into the store is measured elsewhere."""
     n = CROWD * CROWD_SAID
     user = np.repeat(np.arange(CROWD), CROWD_SAID)
@@ -220,30 +269,44 @@ def _process(command: list[str], core: int, url: str, **settings: str) -> Iterat
 
 @contextmanager
 def _server(url: str, folder: Path, core: int) -> Iterator[int]:
+    with _starting(url, folder, core) as (port, child):
+        _wait_until_ready(port, child)
+        _first_answer(port, "bench")
+        yield port
+
+
+@contextmanager
+def _starting(url: str, folder: Path, core: int, **settings: str) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     command = ["uvicorn", "--factory", "benchmarks.serve:application", "--port", str(port), "--no-access-log"]
-    with _process(command, core, url, PSHARELORA_DATA_DIR=str(folder)) as child:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            assert child.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.1)
-        first = httpx.post(
-            f"http://127.0.0.1:{port}/v1/environments/bench/users/user-0/rank",
-            json={"top_n": 1},
-            headers={"Authorization": f"Bearer {KEY}"},
-            timeout=120,
-            trust_env=False,
-        )
-        assert first.status_code == 200, first.text
-        yield port
+    with _process(command, core, url, PSHARELORA_DATA_DIR=str(folder), **settings) as child:
+        yield port, child
+
+
+def _wait_until_ready(port: int, child: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert child.poll() is None, "the server ended"
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.02)
+
+
+def _first_answer(port: int, environment: str, user: str = "user-0") -> None:
+    first = httpx.post(
+        f"http://127.0.0.1:{port}/v1/environments/{environment}/users/{user}/rank",
+        json={"top_n": 1},
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=120,
+        trust_env=False,
+    )
+    assert first.status_code == 200, first.text
 
 
 def _load(
@@ -299,13 +362,20 @@ def _rewards(url: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         "echo": [_request("/v1/echo", body) for _, body in bodies],
         "rewards": [_request(f"/v1/environments/bench/users/{user}/rewards", body) for user, body in bodies],
     }
-    with _server(url, folder, SERVER_CORE) as port:
+    with _starting(url, folder, SERVER_CORE) as (port, child):
+        _wait_until_ready(port, child)
         for requests in calls.values():
             _warm(port, requests)
-        rounds = [
-            {name: _load(port, requests, options) for name, requests in calls.items()} for _ in range(options.rounds)
-        ]
+
+        def load(name: str) -> dict[str, Any]:
+            before = _cpu_seconds(child.pid)
+            found = _load(port, calls[name], options)
+            each = (_cpu_seconds(child.pid) - before) / found["sent"]
+            return {**found, "server_cpu_us_per_request": round(1e6 * each, 1)}
+
+        rounds = [{name: load(name) for name in calls} for _ in range(options.rounds)]
         speed = {name: statistics.median(one[name]["requests_per_second"] for one in rounds) for name in calls}
+        cpu = {name: statistics.median(one[name]["server_cpu_us_per_request"] for one in rounds) for name in calls}
         loaded = [
             {name: _load(port, requests, options, rate=0.7 * speed[name]) for name, requests in calls.items()}
             for _ in range(options.rounds)
@@ -316,7 +386,9 @@ def _rewards(url: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         "at_70_percent_load": loaded,
         "requests_per_second": speed,
         "p99_ms_at_70_percent_load": p99,
+        "server_cpu_us_per_request": cpu,
         "throughput_ratio": round(speed["rewards"] / speed["echo"], 3),
+        "cpu_ratio": round(cpu["echo"] / cpu["rewards"], 3),
         "p99_ratio": round(p99["rewards"] / p99["echo"], 3),
         "limits": {"throughput_ratio": ">= 0.7", "p99_ratio": "<= 3"},
     }
@@ -328,13 +400,67 @@ def _rank(url: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]
     with _server(url, folder, SERVER_CORE) as port:
         _warm(port, requests)
         found = _load(port, requests, alone)
-    bare = _bare_ranking()
+        delays = uvloop.run(_beside_a_whole_ranking(port))
+    bare, library = _bare_ranking(), uvloop.run(_library_ranking(url, folder))
     return {
         "over_http": found,
+        "in_the_library_ms": library,
         "bare_product_and_partition_ms": bare,
+        "library_ratio": round(library / bare, 3),
         "ratio": round(found["p50_ms"] / bare, 3),
-        "limits": {"ratio": "<= 3"},
+        "healthz_beside_rankings_of_everything": delays,
+        "limits": {"library_ratio": "<= 3", "ratio": "<= 3"},
     }
+
+
+async def _library_ranking(url: str, folder: Path) -> float:
+    """Milliseconds, on the server's core; the median."""
+    db = Database(url, pool_size=2)
+    notices = Notices(url)
+    await notices.start()
+    runtime = ServingRuntime(db, Current(db, notices), cache_dir=folder / "cache")
+    users = [f"user-{who}" for who in range(200)]
+    for user in users:
+        await runtime.item_ranking("bench", user, top_n=10)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {SERVER_CORE})
+    taken = []
+    for user in users:
+        begun = time.perf_counter()
+        await runtime.item_ranking("bench", user, top_n=10)
+        taken.append(time.perf_counter() - begun)
+    os.sched_setaffinity(0, before)
+    await runtime.aclose()
+    await notices.aclose()
+    await db.dispose()
+    return round(1e3 * statistics.median(taken), 3)
+
+
+async def _beside_a_whole_ranking(port: int) -> dict[str, Any]:
+    """How long the simplest call waits while one client has the whole catalogue ranked, without end."""
+    whole = _request("/v1/environments/bench/users/user-1/rank", {})
+    health = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    ranking, asking = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    begun, taken, rankings = time.perf_counter(), [], 0
+
+    async def rank() -> None:
+        nonlocal rankings
+        while time.perf_counter() < begun + 5:
+            ranking[1].write(whole)
+            head = await ranking[0].readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await ranking[0].readexactly(length)
+            rankings += 1
+
+    async def ask() -> None:
+        while time.perf_counter() < begun + 5:
+            sent = time.perf_counter()
+            await _exchange(asking, health)
+            taken.append(time.perf_counter() - sent)
+            await asyncio.sleep(0.005)
+
+    await asyncio.gather(rank(), ask())
+    return {"rankings": rankings, **_percentiles(sorted(taken)), "longest_ms": round(1e3 * max(taken), 3)}
 
 
 def _bare_ranking() -> float:
@@ -467,6 +593,49 @@ def _refit(url: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
         "p99_ratio": round(p99["with"] / p99["without"], 3),
         "limits": {"p99_ratio": "<= 1.5"},
     }
+
+
+def _startup(url: str, _: Path, _options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="psharelora-startup-") as name:
+        folder, cache = Path(name), Path(name) / "cache"
+        with _starting(url, folder, SERVER_CORE, PSHARELORA_CACHE_DIR=str(cache)) as (port, child):
+            first = _observed(port, child, cache)
+            with _starting(url, folder, OTHER_CORE, PSHARELORA_CACHE_DIR=str(cache)) as (other_port, other):
+                second = _observed(other_port, other, cache)
+                first["memory_beside_the_second"] = _memory(child.pid)
+    return {"users": MILLION, "nothing_copied_yet": first, "second_process": second}
+
+
+def _observed(port: int, child: "subprocess.Popen[bytes]", cache: Path) -> dict[str, Any]:
+    begun = time.perf_counter()
+    _wait_until_ready(port, child)
+    ready = time.perf_counter()
+    _first_answer(port, "million", "user-77")
+    answered = time.perf_counter()
+    while not [path for path in cache.glob("adapters-*") if path.is_dir()]:
+        time.sleep(0.1)
+    copied = time.perf_counter()
+    time.sleep(1)
+    for who in range(100):
+        _first_answer(port, "million", f"user-{1 + who * 9_973}")
+    return {
+        "seconds_to_ready": round(ready - begun, 2),
+        "seconds_to_first_answer": round(answered - begun, 2),
+        "seconds_until_mapped": round(copied - begun, 2),
+        "memory": _memory(child.pid),
+    }
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(pid: int) -> dict[str, int]:
+    """Megabytes: what the process touches, and its share of that where it is mapped by several."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines if line.endswith("kB")}
+    return {"rss_mb": found["Rss"], "pss_mb": found["Pss"], "its_own_mb": found["Anonymous"]}
 
 
 if __name__ == "__main__":

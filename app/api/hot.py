@@ -4,6 +4,7 @@ These are short ways of `app.api.compiled`. What is not usual (another shape of 
 mistake) takes the declared way, so that errors and their words are the same on both.
 """
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -48,13 +49,6 @@ class _Ranked(msgspec.Struct, gc=False):
     index: int | None
 
 
-class _RankAnswer(msgspec.Struct, gc=False):
-    model_version: int
-    feedback_seen: int
-    by: Literal["mean", "lower"]
-    options: list[_Ranked]
-
-
 _rank_body = msgspec.json.Decoder(_RankBody)
 _encode = msgspec.json.Encoder().encode
 
@@ -87,15 +81,28 @@ async def usual_ranking(request: Request) -> Response | None:
     if answer is None:
         return None
     if len(answer.ids) <= ROWS_AT_A_TIME:
-        return _json(_encode(_RankAnswer(answer.model_version, answer.feedback_seen, body.by, _ranked(answer))))
-    return None
+        return _json(_written(answer, body.by))
+    return _json(await asyncio.to_thread(_written, answer, body.by))
 
 
-def _ranked(answer: RankedItems) -> list[_Ranked]:
-    places = [None] * len(answer.ids) if answer.index is None else answer.index.tolist()
+def _written(answer: RankedItems, by: str) -> bytes:
+    """In pieces, so that who writes a long one in a thread lets others have the interpreter in between."""
+    head = b'{"model_version":%d,"feedback_seen":%d,"by":"%s","options":[' % (
+        answer.model_version,
+        answer.feedback_seen,
+        by.encode(),
+    )
+    begins = range(0, len(answer.ids), ROWS_AT_A_TIME)
+    rows = (_encode(_ranked(answer, slice(begin, begin + ROWS_AT_A_TIME)))[1:-1] for begin in begins)
+    return b"".join((head, b",".join(rows), b"]}"))
+
+
+def _ranked(answer: RankedItems, some: slice) -> list[_Ranked]:
+    numbers, ids = answer.numbers[some].tolist(), answer.ids[some]
+    places = [None] * len(ids) if answer.index is None else answer.index[some].tolist()
     return [
         _Ranked(reward, stderr, lower, upper, _Item(item), place)
-        for (reward, stderr, lower, upper), item, place in zip(answer.numbers.tolist(), answer.ids, places, strict=True)
+        for (reward, stderr, lower, upper), item, place in zip(numbers, ids, places, strict=True)
     ]
 
 

@@ -79,20 +79,20 @@ def _read(text, most):
     return nothing
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _skip(text, at):
     while at < len(text) and (text[at] == _SPACE or text[at] == _LINE or text[at] == _TAB or text[at] == _RETURN):
         at += 1
     return at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _sign(text, at, sign):
     """Behind a sign and the white space after it; -1 if something else is here, or was before."""
     return _skip(text, at + 1) if 0 <= at < len(text) and text[at] == sign else -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _word(text, at, word):
     """The same for a word."""
     if at < 0 or at + len(word) > len(text):
@@ -122,14 +122,14 @@ def _write(numbers, out):
     return at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _put(out, at, word):
     for place in range(len(word)):
         out[at + place] = word[place]
     return at + len(word)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _number(out, at, value):
     """As few decimals as it takes, at least one."""
     billionths = np.uint64(np.rint(abs(value) * 1e9))
@@ -150,7 +150,7 @@ def _number(out, at, value):
     return at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _digits(out, at, number, shortest):
     """Three of a number below a thousand; without noughts before it, if it shall be short."""
     first = 0

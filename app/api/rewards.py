@@ -1,9 +1,11 @@
 """How a user values options: rewards, rankings, and what to ask next."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import BaseModel
 
 from app import serving
 from app.api.auth import Reader
@@ -73,6 +75,7 @@ async def rewards(
 
 @router.post(
     "/v1/environments/{environment}/rewards",
+    response_model=UsersRewardsAnswer,
     summary="What options are worth to several users",
     description=f"The same options for at most 1,000 users, and at most {MAX_ANSWERS:,} rewards in all. "
     f"{answers.REWARD} Each user's answer names what it rests on.",
@@ -91,14 +94,14 @@ async def rewards_of_users(
     services: UsedServices,
     _: Reader,
     after: After,
-) -> UsersRewardsAnswer:
+) -> Response:
     _check_size(len(body.users), len(body.options))
     defined = (await services.current.environment(environment)).definition
     options, context = await options_and_context(defined, body.options, body.context, services.encoder_for)
     found = [
         (user, await services.runtime.rewards(environment, user, options, context, after=after)) for user in body.users
     ]
-    return UsersRewardsAnswer(answers=[UserRewards(user=user, **_rewards(answer)) for user, answer in found])
+    return await _in_pieces(lambda: (UserRewards(user=user, **_rewards(answer)) for user, answer in found))
 
 
 @router.post(
@@ -137,6 +140,7 @@ async def rank(
 
 @router.post(
     "/v1/environments/{environment}/rank",
+    response_model=UsersRankAnswer,
     summary="Options, best first, for several users",
     description=f"For at most 1,000 users, and at most {MAX_ANSWERS:,} places in all: name a `top_n` for the "
     f"catalogue. {answers.REWARD}",
@@ -165,15 +169,24 @@ async def rank_for_users(
     services: UsedServices,
     _: Reader,
     after: After,
-) -> UsersRankAnswer:
+) -> Response:
     state = await services.current.environment(environment)
     given = MAX_ANSWERS if body.options is None else len(body.options)
     _check_size(len(body.users), given if body.top_n is None else min(given, body.top_n))
     options, context = await options_and_context(
         state.definition, body.options or (), body.context, services.encoder_for
     )
-    found = [(user, await _ranked(services, environment, user, body, options, context, after)) for user in body.users]
-    return UsersRankAnswer(answers=[UserRanking(user=user, **ranked) for user, ranked in found])
+    given_options = None if body.options is None else options
+    found = [
+        (
+            user,
+            await services.runtime.rank(
+                environment, user, given_options, context, top_n=body.top_n, by=body.by, after=after
+            ),
+        )
+        for user in body.users
+    ]
+    return await _in_pieces(lambda: (UserRanking(user=user, **_ranking(answer, body)) for user, answer in found))
 
 
 @router.get(
@@ -221,6 +234,12 @@ def _check_size(users: int, each: int) -> None:
         )
 
 
+async def _in_pieces(make: Callable[[], Iterable[BaseModel]]) -> Response:
+    """`{"answers": [...]}`, made in a thread and one user at a time: 100,000 rewards would stop the event loop."""
+    written = await asyncio.to_thread(lambda: b",".join(one.model_dump_json().encode() for one in make()))
+    return Response(b'{"answers":[%b]}' % written, media_type="application/json")
+
+
 def _rewards(answer: serving.RewardsAnswer) -> dict[str, Any]:
     return {
         "model_version": answer.model_version,
@@ -240,6 +259,10 @@ async def _ranked(
 ) -> dict[str, Any]:
     given = None if body.options is None else options
     answer = await services.runtime.rank(environment, user, given, context, top_n=body.top_n, by=body.by, after=after)
+    return _ranking(answer, body)
+
+
+def _ranking(answer: serving.RankAnswer, body: RankBody) -> dict[str, Any]:
     return {
         "model_version": answer.model_version,
         "feedback_seen": answer.feedback_seen,

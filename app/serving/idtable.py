@@ -75,7 +75,7 @@ class IdTable:
         return None if len(found) and found.min() < 0 else found
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _hash(text, begin, end, seed):
     """FNV-1a, stirred once, because its upper half alone is compared."""
     h = seed
@@ -112,7 +112,7 @@ def _find(text, spans, own, slots, seed, found):
         found[i] = np.int64(slots[slot, 0] & _LOWER) - 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _probe(slots, mask, h, slot):
     """The next slot that is free, or whose id has half of this hash."""
     while slots[slot, 0] != _NOTHING and (slots[slot, 0] ^ h) & _UPPER != _NOTHING:
@@ -120,7 +120,7 @@ def _probe(slots, mask, h, slot):
     return slot
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _same(text, begin, end, own, place):
     """The id that begins at a place of the table's text, and ends there."""
     if place + end - begin >= len(own):

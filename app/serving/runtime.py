@@ -7,6 +7,7 @@ memory, unless something changed); all that is kept here is keyed by these, so a
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,11 +55,14 @@ from app.serving.planning import (
 )
 from app.serving.questions import item_queries, trajectory_queries
 from app.serving.scoring import (
+    answers_of,
     belief_about,
     belief_about_items,
     item_ids,
+    items_alone,
     rank_items,
     ranking_of,
+    ranking_of_items,
     reward_answers,
     score_items,
 )
@@ -163,6 +167,10 @@ class ServingRuntime:
             An option or context that this environment cannot have.
         """
         ground = await self._ground(env, user, after)
+        items = items_alone(options, context)
+        found = None if items is None else score_items(ground, IdsInText.of(items))
+        if found is not None:
+            return RewardsAnswer(**ground.grounds, rewards=answers_of(found.numbers))
         belief = await self._compute(lambda: belief_about(ground, options, context))
         return RewardsAnswer(**ground.grounds, rewards=reward_answers(belief, ground.environment.confidence))
 
@@ -179,14 +187,21 @@ class ServingRuntime:
     ) -> RankAnswer:
         """The options, or the whole catalogue, best first."""
         ground = await self._ground(env, user, after)
+        if options is None and not ground.catalogue.ids:
+            raise InvalidInputError(
+                f"options: environment {env!r} has no items of its own, so there is nothing to rank without them.",
+                pointer="/options",
+            )
+        items = items_alone(options or (), context)
+        found = None
+        if items is not None:
+            found = await self._rank_items(ground, None if options is None else items, top_n=top_n, by=by)
+        if found is not None:
+            ranked = await self._compute(partial(ranking_of_items, found))
+            return RankAnswer(**ground.grounds, by=by, ranking=ranked)
         if options is None:
-            if not ground.catalogue.ids:
-                raise InvalidInputError(
-                    f"options: environment {env!r} has no items of its own, so there is nothing to rank without them.",
-                    pointer="/options",
-                )
-            items = ground.catalogue.features
-            belief = await self._compute(lambda: belief_about_items(ground, items, context))
+            features = ground.catalogue.features
+            belief = await self._compute(lambda: belief_about_items(ground, features, context))
             ids: Sequence[str | None] = ground.catalogue.ids
         else:
             belief = await self._compute(lambda: belief_about(ground, options, context))
@@ -214,7 +229,11 @@ class ServingRuntime:
         after: int | None = None,
     ) -> RankedItems | None:
         """A catalogue's items, or some of them, best first; None where they need the general way."""
-        ground = await self._ground(env, user, after)
+        return await self._rank_items(await self._ground(env, user, after), items, top_n=top_n, by=by)
+
+    async def _rank_items(
+        self, ground: Ground, items: Sequence[str] | None, *, top_n: int | None, by: By
+    ) -> RankedItems | None:
         n = len(ground.catalogue.ids) if items is None else len(items)
         if n <= INLINE_ITEMS:
             return rank_items(ground, items, top_n=top_n, by=by)

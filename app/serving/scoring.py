@@ -102,9 +102,23 @@ def context_features(environment: Environment, context: Context | None) -> Real 
     return context.features.astype(np.float64)
 
 
+def items_alone(options: Sequence[Option], context: Context | None) -> list[str] | None:
+    """Their ids where options are a catalogue's items and nothing else, without a context."""
+    ids = [option.item for option in options if isinstance(option, ItemOption)]
+    return ids if context is None and len(ids) == len(options) else None
+
+
 def reward_answers(belief: RewardBelief, confidence: float) -> tuple[RewardAnswer, ...]:
-    numbers = with_intervals(np.array(belief.mean), np.array(belief.stderr), reach(confidence))
+    return answers_of(with_intervals(np.array(belief.mean), np.array(belief.stderr), reach(confidence)))
+
+
+def answers_of(numbers: Real) -> tuple[RewardAnswer, ...]:
     return tuple(RewardAnswer(*row) for row in numbers.tolist())
+
+
+def ranking_of_items(found: RankedItems) -> tuple[RankedOption, ...]:
+    places = [None] * len(found.ids) if found.index is None else found.index.tolist()
+    return tuple(map(RankedOption, places, found.ids, answers_of(found.numbers)))
 
 
 def ranking_of(
