@@ -130,7 +130,12 @@ def _asked(request: Request) -> _Asked | None:
         elif name == b"consistency-token":
             token = value.decode("latin-1")
     environment, user = scope["path_params"]["environment"], scope["path_params"]["user"]
-    if content_type != b"application/json" or not _ID.fullmatch(environment) or not _ID.fullmatch(user):
+    if (
+        content_type != b"application/json"
+        or scope["query_string"]
+        or not _ID.fullmatch(environment)
+        or not _ID.fullmatch(user)
+    ):
         return None
     key: ApiKey = scope["state"]["key"]
     check_scope(key, Scope.READ)

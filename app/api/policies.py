@@ -11,6 +11,7 @@ from app.api.consistency import After
 from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
 from app.api.problems import ASKED, problems
+from app.api.replay import AsItWas
 from app.api.revalidation import RevalidatedRoute
 from app.api.schemas import answers
 from app.api.schemas.answers import (
@@ -112,14 +113,14 @@ _ROBUST = (
 Confidence = Annotated[float | None, Query(ge=0, lt=1, allow_inf_nan=False, description=answers.CONFIDENCE)]
 Set = Annotated[SetName | None, Query(alias="set", description=answers.SET)]
 
-_BODY_FAILURES = problems(*ASKED)
+_BODY_FAILURES = problems(*ASKED, "refit-state")
 
 
 @router.get(
     "/v1/environments/{environment}/users/{user}/policy",
     summary="The robust policy for a user",
     description=_ROBUST,
-    responses={200: example(_POLICY), **problems("not-found", "model-not-ready", "corrupt-model")},
+    responses={200: example(_POLICY), **problems("not-found", "model-not-ready", "corrupt-model", "refit-state")},
 )
 async def policy(
     environment: EnvironmentName,
@@ -127,10 +128,13 @@ async def policy(
     services: UsedServices,
     _: Reader,
     after: After,
+    replay: AsItWas,
     confidence: Confidence = None,
     kind: Set = None,
 ) -> PolicyAnswer:
-    answer = await services.runtime.policy(environment, user, confidence=confidence, kind=kind, after=after)
+    answer = await services.runtime.policy(
+        environment, user, confidence=confidence, kind=kind, after=after, replay=replay
+    )
     return PolicyAnswer(
         **_certificate(answer),
         states=list(answer.states),
@@ -145,7 +149,7 @@ async def policy(
     summary="The robust action for a user",
     description=f"What the robust policy does in this state at this step; of a catalogue, which item to choose. "
     f"{_ROBUST}",
-    responses={200: example(_ACTION), **problems("not-found", "model-not-ready", "corrupt-model")},
+    responses={200: example(_ACTION), **problems("not-found", "model-not-ready", "corrupt-model", "refit-state")},
 )
 async def actions(
     environment: EnvironmentName,
@@ -153,6 +157,7 @@ async def actions(
     services: UsedServices,
     _: Reader,
     after: After,
+    replay: AsItWas,
     state: Annotated[
         Label | None, Query(description="A state's name or index; a catalogue has none.", examples=["tired"])
     ] = None,
@@ -162,7 +167,7 @@ async def actions(
     seed: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="Makes `sampled` reproducible.")] = None,
 ) -> ActionAnswer:
     answer = await services.runtime.actions(
-        environment, user, state, step, confidence=confidence, kind=kind, seed=seed, after=after
+        environment, user, state, step, confidence=confidence, kind=kind, seed=seed, after=after, replay=replay
     )
     return _action(answer)
 
@@ -183,6 +188,7 @@ async def actions_by_body(
     services: UsedServices,
     _: Reader,
     after: After,
+    replay: AsItWas,
 ) -> ActionAnswer:
     context = await _context(services, environment, body.context)
     answer = await services.runtime.actions(
@@ -195,6 +201,7 @@ async def actions_by_body(
         context=context,
         seed=body.seed,
         after=after,
+        replay=replay,
     )
     return _action(answer)
 
@@ -216,6 +223,7 @@ async def actions_in_places(
     services: UsedServices,
     _: Reader,
     after: After,
+    replay: AsItWas,
 ) -> ActionsAnswer:
     context = await _context(services, environment, body.context)
     found = await services.runtime.actions_at(
@@ -227,6 +235,7 @@ async def actions_in_places(
         context=context,
         seed=body.seed,
         after=after,
+        replay=replay,
     )
     return ActionsAnswer(actions=[_action(answer) for answer in found])
 
@@ -285,6 +294,7 @@ async def slates(
     services: UsedServices,
     _: Reader,
     after: After,
+    replay: AsItWas,
 ) -> SlateAnswer:
     context = await _context(services, environment, body.context)
     answer = await services.runtime.slate(
@@ -296,6 +306,7 @@ async def slates(
         context=context,
         seed=body.seed,
         after=after,
+        replay=replay,
     )
     return SlateAnswer(
         **_certificate(answer),

@@ -15,6 +15,7 @@ from app.api.conversion import options_and_context
 from app.api.environments import EnvironmentName, example
 from app.api.hot import usual_ranking, usual_rewards
 from app.api.problems import ASKED, problems
+from app.api.replay import AsItWas
 from app.api.revalidation import RevalidatedRoute
 from app.api.schemas import answers
 from app.api.schemas.answers import (
@@ -36,7 +37,7 @@ from app.api.schemas.options import OptionBody
 from app.api.services import Services, UsedServices
 from app.api.users import UserId
 from app.domain import Context, InvalidInputError, Option
-from app.serving import RewardAnswer
+from app.serving import Replay, RewardAnswer
 
 router = APIRouter(tags=["rewards"], route_class=RevalidatedRoute)
 
@@ -47,6 +48,8 @@ _REWARD: dict[str, Any] = {"reward": 1.31, "stderr": 0.42, "lower": 0.49, "upper
 _REWARDS_BODY: dict[str, Any] = {"options": [{"item": "a"}, {"features": [7.0, 1.0, 0.0, 1.0, 0.0, 0.0]}]}
 
 _FAILURES = problems(*ASKED)
+_PERSONAL = problems(*ASKED, "refit-state")
+"""Where answers can be given again, also from versions that are gone."""
 
 
 @router.post(
@@ -56,7 +59,7 @@ _FAILURES = problems(*ASKED)
     "`confidence`.",
     responses={
         200: example({"model_version": 1, "feedback_seen": 36, "rewards": [_REWARD, {**_REWARD, "reward": 0.2}]}),
-        **_FAILURES,
+        **_PERSONAL,
     },
 )
 @first_try(usual_rewards)
@@ -67,10 +70,12 @@ async def rewards(
     services: UsedServices,
     _: Reader,
     after: After,
+    replay: AsItWas,
 ) -> RewardsAnswer:
     defined = (await services.current.environment(environment)).definition
     options, context = await options_and_context(defined, body.options, body.context, services.encoder_for)
-    return RewardsAnswer(**_rewards(await services.runtime.rewards(environment, user, options, context, after=after)))
+    answer = await services.runtime.rewards(environment, user, options, context, after=after, replay=replay)
+    return RewardsAnswer(**_rewards(answer))
 
 
 @router.post(
@@ -118,7 +123,7 @@ async def rewards_of_users(
                 "options": [{**_REWARD, "option": {"item": "a"}, "index": None}],
             }
         ),
-        **_FAILURES,
+        **_PERSONAL,
     },
 )
 @first_try(usual_ranking)
@@ -132,10 +137,11 @@ async def rank(
     services: UsedServices,
     _: Reader,
     after: After,
+    replay: AsItWas,
 ) -> RankAnswer:
     defined = (await services.current.environment(environment)).definition
     options, context = await options_and_context(defined, body.options or (), body.context, services.encoder_for)
-    return RankAnswer(**await _ranked(services, environment, user, body, options, context, after))
+    return RankAnswer(**await _ranked(services, environment, user, body, options, context, after, replay))
 
 
 @router.post(
@@ -256,9 +262,12 @@ async def _ranked(
     options: Sequence[Option],
     context: Context | None,
     after: int | None,
+    replay: Replay | None = None,
 ) -> dict[str, Any]:
     given = None if body.options is None else options
-    answer = await services.runtime.rank(environment, user, given, context, top_n=body.top_n, by=body.by, after=after)
+    answer = await services.runtime.rank(
+        environment, user, given, context, top_n=body.top_n, by=body.by, after=after, replay=replay
+    )
     return _ranking(answer, body)
 
 

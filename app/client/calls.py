@@ -145,11 +145,19 @@ def erase_user(environment: str, user: str) -> Call[answers.Erased]:
 
 
 def rewards(
-    environment: str, user: str, options: Sequence[Mapping[str, Any]], *, context: Mapping[str, Any] | None = None
+    environment: str,
+    user: str,
+    options: Sequence[Mapping[str, Any]],
+    *,
+    context: Mapping[str, Any] | None = None,
+    replay: Mapping[str, Any] | None = None,
 ) -> Call[answers.Rewards]:
-    """What options are worth to the user, one reward an option, in their order."""
+    """What options are worth to the user, one reward an option, in their order.
+
+    `replay` is an earlier answer: the same is answered again, from its `model_version` and `feedback_seen`.
+    """
     body = _given(options=list(options), context=context)
-    return Call("POST", f"{_path(environment, user)}/rewards", as_json, {"json": body})
+    return Call("POST", f"{_path(environment, user)}/rewards", as_json, {"json": body, **_again(replay)})
 
 
 def rank(
@@ -160,11 +168,12 @@ def rank(
     context: Mapping[str, Any] | None = None,
     top_n: int | None = None,
     by: Literal["mean", "lower"] = "mean",
+    replay: Mapping[str, Any] | None = None,
 ) -> Call[answers.Ranking]:
-    """Options best first; without `options` the whole catalogue is ranked."""
+    """Options best first; without `options` the whole catalogue is ranked. `replay` is as in `rewards`."""
     listed = None if options is None else list(options)
     body = _given(options=listed, context=context, top_n=top_n, by=by)
-    return Call("POST", f"{_path(environment, user)}/rank", as_json, {"json": body})
+    return Call("POST", f"{_path(environment, user)}/rank", as_json, {"json": body, **_again(replay)})
 
 
 def actions(
@@ -175,9 +184,13 @@ def actions(
     step: int,
     confidence: float | None = None,
     kind: str | None = None,
+    replay: Mapping[str, Any] | None = None,
 ) -> Call[answers.Action]:
-    """What to do for the user in a state at a step, by the robust policy; `kind` is the API's `set`."""
-    parameters = _given(state=state, step=step, confidence=confidence, set=kind)
+    """What to do for the user in a state at a step, by the robust policy; `kind` is the API's `set`.
+
+    `replay` is as in `rewards`.
+    """
+    parameters = _given(state=state, step=step, confidence=confidence, set=kind, **_again(replay).get("params", {}))
     return Call("GET", f"{_path(environment, user)}/actions", as_json, {"params": parameters})
 
 
@@ -209,10 +222,15 @@ def explain_action(environment: str, user: str, **asked: Any) -> Call[Json]:
 
 
 def policy(
-    environment: str, user: str, *, confidence: float | None = None, kind: str | None = None
+    environment: str,
+    user: str,
+    *,
+    confidence: float | None = None,
+    kind: str | None = None,
+    replay: Mapping[str, Any] | None = None,
 ) -> Call[answers.Policy]:
-    """The whole robust policy, with its certificate; `kind` is the API's `set`."""
-    parameters = _given(confidence=confidence, set=kind)
+    """The whole robust policy, with its certificate; `kind` is the API's `set`, `replay` as in `rewards`."""
+    parameters = _given(confidence=confidence, set=kind, **_again(replay).get("params", {}))
     return Call("GET", f"{_path(environment, user)}/policy", as_json, {"params": parameters})
 
 
@@ -349,6 +367,12 @@ def audit(*, limit: int | None = None, before: int | None = None) -> Call[Json]:
 def health() -> Call[Json]:
     """Whether the service is ready, and the database's schema."""
     return Call("GET", "/readyz", as_json)
+
+
+def _again(answer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What names an earlier answer."""
+    names = ("model_version", "feedback_seen")
+    return {} if answer is None else {"params": {name: answer[name] for name in names}}
 
 
 def _imported(environment: str, content: bytes | Iterator[bytes]) -> Call[answers.Imported]:

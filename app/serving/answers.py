@@ -27,6 +27,14 @@ class Grounded:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """An answer to be given again, by what it named."""
+
+    model_version: int
+    feedback_seen: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pessimism:
     """How much a plan doubts the estimate: a kind of set, at a level."""
 

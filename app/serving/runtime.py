@@ -19,7 +19,10 @@ from app.domain import (
     InvalidInputError,
     MdpEnvironment,
     ModelNotReadyError,
+    NotFoundError,
     Option,
+    RefitStateError,
+    StoreUnavailableError,
 )
 from app.domain.arrays import ItemTable, PreferenceTable
 from app.learning import NO_DEBT, Adapter, Debt, debt, fold_in
@@ -34,6 +37,7 @@ from app.serving.answers import (
     QueriesAnswer,
     RankAnswer,
     RankedItems,
+    Replay,
     RewardsAnswer,
     SetKind,
     SlateAnswer,
@@ -78,9 +82,11 @@ from app.store import (
     UserCount,
     all_items,
     export_user,
+    load_model,
     serving_state,
     stored_adapter,
     user_comparisons,
+    user_count,
 )
 
 T = TypeVar("T")
@@ -88,6 +94,9 @@ T = TypeVar("T")
 
 SNAPSHOT_BYTES = 1 << 30
 """Published models kept in memory, of as many environments as fit."""
+
+PAST_BYTES = 128 << 20
+"""Versions that answers are given again from."""
 
 CATALOGUE_BYTES = 1 << 30
 SCENE_BYTES = 2 << 30
@@ -133,6 +142,7 @@ class ServingRuntime:
         self._snapshots = Memo[tuple[int, int, int], Snapshot](SNAPSHOT_BYTES, size=lambda one: one.size)
         self._catalogues = Memo[tuple[int, int], Catalogue](CATALOGUE_BYTES, size=lambda one: one.size)
         self._scenes = Memo[Versions, Scene](SCENE_BYTES, size=lambda one: one.size)
+        self._past = Memo[Versions, Scene](PAST_BYTES, size=lambda one: one.size + one.snapshot.size)
         self._newest: dict[int, Versions] = {}
         self._shared = Shared(db, cache_dir, self._compute)
         self._current.tell(self._shared.forget)
@@ -144,7 +154,7 @@ class ServingRuntime:
     async def aclose(self) -> None:
         """Wait for what is being computed, and forget everything."""
         await self._shared.aclose()
-        for memo in (self._plans, self._users, self._scenes, self._catalogues, self._snapshots):
+        for memo in (self._plans, self._users, self._past, self._scenes, self._catalogues, self._snapshots):
             await memo.close()
         self._threads.shutdown()
 
@@ -156,6 +166,7 @@ class ServingRuntime:
         context: Context | None = None,
         *,
         after: int | None = None,
+        replay: Replay | None = None,
     ) -> RewardsAnswer:
         """What each option is worth to the user; `after` is the position of a transaction that must be in the answer.
 
@@ -166,7 +177,7 @@ class ServingRuntime:
         InvalidInputError
             An option or context that this environment cannot have.
         """
-        ground = await self._ground(env, user, after)
+        ground = await self._ground(env, user, after, replay)
         items = items_alone(options, context)
         found = None if items is None else score_items(ground, IdsInText.of(items))
         if found is not None:
@@ -184,9 +195,10 @@ class ServingRuntime:
         top_n: int | None = None,
         by: By = "mean",
         after: int | None = None,
+        replay: Replay | None = None,
     ) -> RankAnswer:
         """The options, or the whole catalogue, best first."""
-        ground = await self._ground(env, user, after)
+        ground = await self._ground(env, user, after, replay)
         if options is None and not ground.catalogue.ids:
             raise InvalidInputError(
                 f"options: environment {env!r} has no items of its own, so there is nothing to rank without them.",
@@ -248,9 +260,10 @@ class ServingRuntime:
         kind: SetKind | None = None,
         context: Context | None = None,
         after: int | None = None,
+        replay: Replay | None = None,
     ) -> PolicyAnswer:
         """The whole robust policy; `confidence` 0 plans for the estimate alone, nothing asked takes the default."""
-        ground = await self._ground(env, user, after)
+        ground = await self._ground(env, user, after, replay)
         pessimism = pessimism_of(ground.environment, confidence, kind)
         said = await self._looked_at(env, user, ground, pessimism)
         return policy_answer(ground, await self._plans.plan(ground, pessimism, context, said=said))
@@ -267,11 +280,12 @@ class ServingRuntime:
         context: Context | None = None,
         seed: int | None = None,
         after: int | None = None,
+        replay: Replay | None = None,
     ) -> ActionAnswer:
         """What to do in a state, by name or index, at a step; or what to choose from a catalogue."""
         places = [(state, step)]
         (answer,) = await self.actions_at(
-            env, user, places, confidence=confidence, kind=kind, context=context, seed=seed, after=after
+            env, user, places, confidence=confidence, kind=kind, context=context, seed=seed, after=after, replay=replay
         )
         return answer
 
@@ -286,9 +300,10 @@ class ServingRuntime:
         context: Context | None = None,
         seed: int | None = None,
         after: int | None = None,
+        replay: Replay | None = None,
     ) -> list[ActionAnswer]:
         """What to do in each of several states at their steps."""
-        ground = await self._ground(env, user, after)
+        ground = await self._ground(env, user, after, replay)
         pessimism = pessimism_of(ground.environment, confidence, kind)
         at = [(state_index(ground, state), check_step(ground, step)) for state, step in places]
         said = await self._looked_at(env, user, ground, pessimism)
@@ -309,9 +324,10 @@ class ServingRuntime:
         context: Context | None = None,
         seed: int | None = None,
         after: int | None = None,
+        replay: Replay | None = None,
     ) -> SlateAnswer:
         """Several items of a catalogue at once."""
-        ground = await self._ground(env, user, after)
+        ground = await self._ground(env, user, after, replay)
         if not isinstance(ground.environment, CatalogEnvironment):
             raise InvalidInputError(f"environment {env!r} is an MDP, and has no items to choose from.")
         pessimism = pessimism_of(ground.environment, confidence, kind)
@@ -384,7 +400,7 @@ class ServingRuntime:
         """What the user said, for the set that looks at it."""
         if pessimism.set != "likelihood_ratio" or not ground.user.feedback_seen:
             return None
-        return await user_comparisons(self._db, env, user)
+        return await user_comparisons(self._db, env, user, first=ground.user.feedback_seen)
 
     async def user_summary(self, env: str, user: str, *, after: int | None = None) -> UserSummary | None:
         """How the user's adapter was estimated; None before the first model."""
@@ -422,13 +438,17 @@ class ServingRuntime:
             await self._scenes.get(environment.versions, lambda: self._load_scene(environment))
 
     def _forget(self, notice: Notice) -> None:
-        """Drop the adapter and the plans of a user who was erased."""
+        """Drop the adapter and the plans of a user who was erased, and versions that may have been emptied."""
         gone = notice.erased_key
+        if notice.users is None:
+            self._past.drop(lambda key: notice.environment_id in {None, key[0]})
         if gone is not None and notice.environment_id is not None:
             self._users.drop(lambda key: key[2] == gone)
             self._plans.drop_user(notice.environment_id, gone)
 
-    async def _ground(self, env: str, user: str, after: int | None) -> Ground:
+    async def _ground(self, env: str, user: str, after: int | None, replay: Replay | None = None) -> Ground:
+        if replay is not None:
+            return await self._ground_as_it_was(env, user, replay)
         environment, said = await self._current.user(env, user, after)
         if environment.published_version is None:
             raise ModelNotReadyError(_not_ready(env, (await serving_state(self._db, env, user)).preference_count))
@@ -440,6 +460,41 @@ class ServingRuntime:
             scene=scene,
             user=folded,
         )
+
+    async def _ground_as_it_was(self, env: str, user: str, replay: Replay) -> Ground:
+        """What an answer of then rested on; the environment and the catalogue are as they are now.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such version, or the user has not said as much.
+        RefitStateError
+            The version is gone, because somebody whom it rested on was erased.
+        """
+        environment = await self._current.environment(env)
+        n, versions = replay.feedback_seen, (*environment.versions[:3], replay.model_version)
+        newest = self._scenes.peek(versions) if versions == environment.versions else None
+        scene = newest or await self._past.get(versions, lambda: self._past_scene(environment, replay.model_version))
+        said = await user_comparisons(self._db, env, user, first=n)
+        if len(said) < n:
+            raise NotFoundError(f"User {user!r} of environment {env!r} has said {len(said)} things, and not {n}.")
+        who = await user_count(self._db, environment.id, user)
+        if n == 0:
+            return Ground(environment_id=environment.id, user_key=None, scene=scene, user=scene.nobody)
+        kept = await stored_adapter(self._db, env, replay.model_version, user)
+        if kept is not None and kept.feedback_count == n:
+            folded = FoldedUser.of(scene.snapshot.model, Adapter.from_arrays(kept.arrays), n)
+        else:
+            snapshot = scene.snapshot
+            folded = await self._compute(lambda: FoldedUser.of(snapshot.model, fold_in_user(snapshot, said), n))
+        return Ground(environment_id=environment.id, user_key=who.user_key, scene=scene, user=folded)
+
+    async def _past_scene(self, environment: EnvironmentState, version: int) -> Scene:
+        stored = await load_model(self._db, environment.definition.name, version)
+        snapshot = await self._compute(lambda: Snapshot.of(environment.definition, stored))
+        catalogue = await self._catalogue(environment)
+        # Nobody asks for it often enough to project the catalogue first.
+        return Scene.of((*environment.versions[:3], version), snapshot, catalogue, None)
 
     async def _scene(self, environment: EnvironmentState) -> Scene:
         """The newest; where only another model was published, the one before until the new one is at hand."""
@@ -471,7 +526,11 @@ class ServingRuntime:
         return scene
 
     async def _load_snapshot(self, environment: EnvironmentState, version: int) -> Snapshot:
-        stored = await self._shared.model(environment.id, environment.definition.name, version)
+        try:
+            stored = await self._shared.model(environment.id, environment.definition.name, version)
+        except RefitStateError as error:
+            # Emptied a moment ago, by the one that took its place.
+            raise StoreUnavailableError("The published model changed meanwhile; ask again.") from error
         snapshot = await self._compute(lambda: Snapshot.of(environment.definition, stored))
         here = environment.id
         self._snapshots.drop(lambda key: key[0] == here and key[1:] != (environment.revision, version))

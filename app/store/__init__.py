@@ -72,6 +72,7 @@ from app.store.users import (
     export_derived,
     export_user,
     serving_state,
+    user_count,
     user_state,
 )
 from app.store.writer import Recorder, Writer
@@ -173,5 +174,6 @@ __all__ = [
     "stored_adapter",
     "upsert_items",
     "user_comparisons",
+    "user_count",
     "user_state",
 ]

@@ -458,3 +458,98 @@ def test_a_corrupt_model_is_not_served(api: httpx.Client, database_url: str, fit
     with serving(database_url) as url, client_for(url) as fresh:
         response = fresh.post(f"/v1/environments/{name}/users/u0/rewards", json={"options": [{"item": "i0"}]})
     assert (response.status_code, found_problem(response)["code"]) == (500, "corrupt-model")
+
+
+def all_answers(api: httpx.Client, fitted: tuple[str, str], user: str, names: list[Json] | None = None) -> list[Json]:
+    """Everything that can be asked again: as it is now, or as it was in the answers named."""
+    catalog, mdp = (f"/v1/environments/{name}/users/{user}" for name in fitted)
+    options = [{"item": "i0"}, {"item": "i5"}, {"features": [0.3, -0.7]}]
+    calls: list[tuple[str, str, Json | None]] = [
+        ("POST", f"{catalog}/rewards", {"options": options[:2]}),
+        ("POST", f"{catalog}/rewards", {"options": options}),
+        ("POST", f"{catalog}/rank", {"top_n": 4}),
+        ("POST", f"{catalog}/slates", {"size": 2, "seed": 1}),
+        ("GET", f"{mdp}/policy", None),
+        ("GET", f"{mdp}/actions?state=home&step=1&seed=3", None),
+        ("POST", f"{mdp}/actions", {"state": "away", "confidence": 0.5, "seed": 3}),
+    ]
+    found = []
+    for index, (method, path, body) in enumerate(calls):
+        named = {} if names is None else {key: names[index][key] for key in ("model_version", "feedback_seen")}
+        query = dict(httpx.URL(path).params) | named
+        response = api.request(method, path.partition("?")[0], params=query, json=body)
+        assert response.status_code == 200, response.text
+        found.append(response.json())
+    return found
+
+
+def settle(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    """Until answers rest on the newest versions, published or not: those that are loaded aside."""
+    for name, what, body in zip(fitted, ("rank", "actions"), ({}, {"state": "home"}), strict=True):
+        newest = api.get(f"/v1/admin/environments/{name}/models").json()["models"][0]["version"]
+        api.post(f"/v1/admin/environments/{name}/models/{newest}/promote")
+        deadline = time.monotonic() + 30
+        while asked(api, name, "u2", what, body)["model_version"] != newest:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Numbers to what a fold-in's tolerance and a plan's gap leave open."""
+    match one:
+        case dict():
+            return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        case list():
+            return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+        case float():
+            return bool(np.isclose(one, other, rtol=1e-5, atol=2e-4))
+        case _:
+            return bool(one == other)
+
+
+def test_any_answer_is_given_again_by_what_it_named(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    catalog, mdp = fitted
+    pairs = {
+        catalog: {"chosen": {"item": "i8"}, "rejected": {"item": "i0"}},
+        mdp: {
+            "chosen": {"trajectory": [["home", "stay"], ["home", "stay"]]},
+            "rejected": {"trajectory": [["home", "go"], ["away", "stay"]]},
+        },
+    }
+    given: dict[str, list[list[Json]]] = {"u2": [], "newcomer": []}
+    settle(api, fitted)
+    for _ in range(2):
+        for user, told in given.items():
+            told.append(all_answers(api, fitted, user))
+            for name, pair in pairs.items():
+                said = [{"user": user, **pair}] * 3
+                assert api.post(f"/v1/environments/{name}/preferences", json={"preferences": said}).status_code == 201
+    for name in fitted:
+        retrained(api, name)
+    settle(api, fitted)
+    for user, told in given.items():
+        now = all_answers(api, fitted, user)
+        for then in told:
+            again = all_answers(api, fitted, user, then)
+            for a, b, c in zip(then, again, now, strict=True):
+                assert same(a, b), {key: (a[key], b[key]) for key in a if not same(a[key], b[key])}
+                assert a["model_version"] < c["model_version"]
+        assert not same(told[0][1]["rewards"], now[1]["rewards"])
+
+
+def test_what_cannot_be_given_again_is_said(api: httpx.Client, fitted: tuple[str, str]) -> None:
+    path = f"/v1/environments/{fitted[0]}/users/u4/rank"
+    version = api.post(path, json={}).json()["model_version"]
+    half = api.post(path, json={}, params={"model_version": 1})
+    detail = "query parameter feedback_seen: an answer is given again by both of its names."
+    assert found_problem(half) == problem("invalid-input", 422, detail)
+    unknown = api.post(path, json={}, params={"model_version": 99, "feedback_seen": 0})
+    assert unknown.status_code == 404
+    more = api.post(path, json={}, params={"model_version": version, "feedback_seen": 1000})
+    detail = f"User 'u4' of environment '{fitted[0]}' has said 24 things, and not 1000."
+    assert found_problem(more) == problem("not-found", 404, detail)
+    # A version that rested on somebody who was erased is gone.
+    assert wait_for(api, api.delete(f"/v1/environments/{fitted[0]}/users/u5").json()["refit"])["state"] == "succeeded"
+    gone = api.post(path, json={}, params={"model_version": version, "feedback_seen": 24})
+    detail = f"Version {version} of environment '{fitted[0]}' was emptied: it rested on an erased user."
+    assert found_problem(gone) == problem("refit-state", 409, detail)
