@@ -475,8 +475,8 @@ def all_answers(api: httpx.Client, fitted: tuple[str, str], user: str, names: li
     ]
     found = []
     for index, (method, path, body) in enumerate(calls):
-        named = {} if names is None else {key: names[index][key] for key in ("model_version", "feedback_seen")}
-        query = dict(httpx.URL(path).params) | named
+        named: Json = {} if names is None else {key: names[index][key] for key in ("model_version", "feedback_seen")}
+        query = {**httpx.URL(path).params, **named}
         response = api.request(method, path.partition("?")[0], params=query, json=body)
         assert response.status_code == 200, response.text
         found.append(response.json())
