@@ -476,7 +476,8 @@ def all_answers(api: httpx.Client, fitted: tuple[str, str], user: str, names: li
     found = []
     for index, (method, path, body) in enumerate(calls):
         named: Json = {} if names is None else {key: names[index][key] for key in ("model_version", "feedback_seen")}
-        query = {**httpx.URL(path).params, **named}
+        query: Json = dict(httpx.URL(path).params.items())
+        query |= named
         response = api.request(method, path.partition("?")[0], params=query, json=body)
         assert response.status_code == 200, response.text
         found.append(response.json())
