@@ -510,7 +510,7 @@ def same(one: Any, other: Any) -> bool:
 
 def test_any_answer_is_given_again_by_what_it_named(api: httpx.Client, fitted: tuple[str, str]) -> None:
     catalog, mdp = fitted
-    pairs = {
+    pairs: dict[str, Json] = {
         catalog: {"chosen": {"item": "i8"}, "rejected": {"item": "i0"}},
         mdp: {
             "chosen": {"trajectory": [["home", "stay"], ["home", "stay"]]},
