@@ -51,6 +51,7 @@ def main() -> None:
         rows[found.fault.name] = row_of(found)
         good = good and found.is_good
         print(f"{found.fault.name}: {', '.join(rows[found.fault.name][1:])}", file=sys.stderr, flush=True)
+        print(f"    {found.deadlocks} deadlocks", file=sys.stderr, flush=True)
         for complaint in found.complaints():
             print(f"    {complaint}", file=sys.stderr, flush=True)
         if options.keep is not None:

@@ -119,13 +119,14 @@ _RECORD = f"""
 """  # noqa: S608 - our own words
 
 # The last lock: everybody who writes to an environment waits for it, from here to the commit.
+_HOLD = "SELECT id FROM environments WHERE id = ANY(%(environment_ids)s::bigint[]) ORDER BY id FOR NO KEY UPDATE"
+
+# A statement of its own, which sees what those who were waited for have left. One that locked and counted went on from
+# the row as it was before, and two that had waited for a third met in a deadlock, which PostgreSQL ends after a second.
 _COUNT = """
-    WITH held AS (
-        SELECT id FROM environments WHERE id = ANY(%(environment_ids)s::bigint[]) ORDER BY id FOR NO KEY UPDATE
-    )
     UPDATE environments SET preference_count = environments.preference_count + said.n
-    FROM held JOIN unnest(%(environment_ids)s::bigint[], %(counts)s::bigint[]) AS said (id, n) USING (id)
-    WHERE environments.id = held.id
+    FROM unnest(%(environment_ids)s::bigint[], %(counts)s::bigint[]) AS said (id, n)
+    WHERE environments.id = said.id
 """
 
 _TO_JSON = msgspec.json.Encoder()
@@ -195,7 +196,9 @@ async def record_group(connection: AsyncConnection, submissions: Sequence[Submis
     async with driver.pipeline():
         inserted = await driver.execute(_RECORD, {"rows": _json(rows)}) if rows else None
         if inserted is not None:
-            await driver.execute(_COUNT, _counts(writing))
+            counts = _counts(writing)
+            await driver.execute(_HOLD, {"environment_ids": counts["environment_ids"]})
+            await driver.execute(_COUNT, counts)
         # Waits for all of them.
         position = await _announce(connection, list(_good(requests)))
     if inserted is not None and await inserted.fetchone() != (len(rows),):

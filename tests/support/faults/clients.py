@@ -17,7 +17,7 @@ from tests.support.api import Json, client_for
 
 N_ITEMS = 24
 ITEM_DIM = 4
-PREFERENCES_A_USER = 6
+PREFERENCES_A_USER = 25
 """Then a client goes on with a new user."""
 
 RETRY_SECONDS = 0.1
@@ -208,7 +208,7 @@ class Importer(Client):
         chosen, rejected = self._rng.sample(range(N_ITEMS), 2)
         return {
             "id": f"{self._name}-{number}-{line}",
-            "user": f"{self._name}-u{number}-{line % 8}",
+            "user": f"{self._name}-u{number // 10}-{line % 4}",
             "chosen": {"item": f"i{chosen}"},
             "rejected": {"item": f"i{rejected}"},
         }

@@ -26,7 +26,7 @@ from tests.support.faults.proxy import Network
 STALLED_SECONDS = 3.0
 """A worker's lease here."""
 
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 
 WATCH_SECONDS = 0.1
 """How soon the supervisor notices an end."""

@@ -208,7 +208,7 @@ FAULTS = (
     Fault("api-processes", "`kill -9` of all API processes, twice", kill_all_api_processes, 6, kills_api=True),
     Fault("api", "`kill -9` of the whole API", kill_the_api, 6, kills_api=True),
     Fault("api-parent", "`kill -9` of the API's parent process alone", kill_the_apis_parent, 6, kills_api=True),
-    Fault("worker", "`kill -9` of one worker or of both", kill_the_workers, 20, hits_workers=True),
+    Fault("worker", "`kill -9` of one worker or of both", kill_the_workers, 20),
     Fault("worker-paused", "a worker paused for longer than its lease", pause_a_worker, 8, hits_workers=True),
     Fault("backend", "`kill -9` of one PostgreSQL backend", kill_a_backend, 20),
     Fault("postgresql", "`kill -9` of PostgreSQL", kill_postgresql, 20),

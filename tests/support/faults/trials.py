@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+import psycopg
+
 from app.store import Database
 from tests.support.faults.clients import Crowd
 from tests.support.faults.installation import Installation
@@ -27,6 +29,8 @@ class Found:
     """Likewise until a refit that was asked for since has succeeded."""
     never: int = 0
     """How often either did not come by itself."""
+    deadlocks: int = 0
+    """Races that PostgreSQL had to end, each after a second."""
     refused: int = 0
     unanswered: int = 0
     late: list[str] = field(default_factory=list)
@@ -73,6 +77,7 @@ def tried(
         # Whoever waits at the door of a process that is only coming has no answer, rather than a wrong one.
         found.unanswered, found.late = told.unanswered + len(told.late), []
     found.verdict = judged(installation, crowd)
+    found.deadlocks = _deadlocks(installation)
     return found
 
 
@@ -106,3 +111,10 @@ def median(seconds: list[float]) -> float:
 
 def worst(seconds: list[float]) -> float:
     return max(seconds, default=float("nan"))
+
+
+def _deadlocks(installation: Installation) -> int:
+    """Since the server started, or crashed."""
+    with psycopg.connect(installation.postgres.url) as connection:
+        row = connection.execute("SELECT sum(deadlocks)::int FROM pg_stat_database").fetchone()
+    return row[0] if row else 0
