@@ -1,5 +1,6 @@
 """What a client notices of processes that are told to end, renewed or killed: nothing that was acknowledged is lost."""
 
+import json
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ import httpx
 import psycopg
 import pytest
 import typer
+from typing_extensions import override
 
 from app.cli.serve import pool_size
 from app.settings import Settings
@@ -21,6 +23,7 @@ from tests.support.api import ADMIN_KEY, Json, client_for
 from tests.support.commands import Running, free_port, running_command
 
 ENVIRONMENT = "shop"
+IMPORT = f"/v1/environments/{ENVIRONMENT}/preferences/import"
 
 
 class Feeders:
@@ -66,6 +69,32 @@ class Feeders:
                     self.acknowledged.append(said["id"])
                 else:
                     self.failures.append(response.text)
+
+
+class Importer(threading.Thread):
+    """Sends the lines of an import whose end never comes."""
+
+    def __init__(self, url: str, n_lines: int) -> None:
+        super().__init__()
+        self.lines = [json.dumps(preference(f"line-{number}")).encode() + b"\n" for number in range(n_lines)]
+        self.killed = threading.Event()
+        self._url = url
+
+    @override
+    def run(self) -> None:
+        with client_for(self._url) as client, suppress(httpx.TransportError):
+            client.post(IMPORT, content=self._content())
+
+    def _content(self) -> Iterator[bytes]:
+        yield b"".join(self.lines)
+        self.killed.wait()
+        yield b"\n"
+
+
+def is_stored(url: str, name: str) -> bool:
+    with client_for(url) as client:
+        known = client.get(f"/v1/environments/{ENVIRONMENT}/users/u{name}").json()
+    return bool(known["feedback_count"] == 1)
 
 
 def preference(name: str) -> Json:
@@ -141,18 +170,27 @@ def test_what_was_acknowledged_survives_a_kill_of_the_server_and_of_postgresql(t
     with serve(tmp_path) as (serving, url):
         with client_for(url) as client:
             define(client)
+        importer = Importer(url, 25_000)
         with Feeders(url, n=8) as feeders:
-            serving.wait_until(lambda: len(feeders.acknowledged) > 300)
+            importer.start()
+            serving.wait_until(lambda: len(feeders.acknowledged) > 300 and is_stored(url, "line-0"))
             leader = postmaster(data / "postgres")
             assert leader is not None
             # The server first, so that nobody acknowledges what it hears of a database that is gone.
             for pid in (serving.child.pid, *_family(leader)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        importer.killed.set()
+        importer.join()
         acknowledged = list(feeders.acknowledged)
     assert len(acknowledged) > 300
     with serve(tmp_path) as (serving, url):
         assert_stored(url, acknowledged)
+        with client_for(url) as client:
+            again = client.post(IMPORT, content=b"".join(importer.lines)).json()
+        # A part is stored whole.
+        assert again["duplicates"] > 5_000
+        assert again["accepted"] + again["duplicates"] == 25_000
         assert serving.end() == 0, serving.said
 
 
