@@ -76,6 +76,9 @@ OPTIONS = 100
 CROWD, CROWD_ITEMS, CROWD_DIM, CROWD_SAID = 100_000, 2_000, 16, 6
 MILLION = 1_000_000
 
+NEEDED = {"refit": ("ready", "crowd"), "startup": ("million",)}
+"""What a measurement finds in the database, where it is not the usual."""
+
 NEVER = RefitPolicy(every_seconds=1e9, min_new_preferences=10**9)
 
 
@@ -93,7 +96,7 @@ def application() -> FastAPI:
 
 def main() -> None:
     options = _options()
-    needed = {"ready", *({"refit": "crowd", "startup": "million"}.get(part, "ready") for part in options.only)}
+    needed = {one for part in options.only for one in NEEDED.get(part, ("ready",))}
     folder = Path(options.data or tempfile.mkdtemp(prefix="psharelora-serve-"))
     with EmbeddedPostgres(folder) as url:
         migrate(url)
