@@ -612,7 +612,7 @@ def _startup(url: str, _: Path, _options: argparse.Namespace) -> dict[str, Any]:
 def _observed(port: int, child: "subprocess.Popen[bytes]", cache: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     _wait_until_ready(port, child)
-    ready = time.perf_counter()
+    ready, used = time.perf_counter(), _cpu_seconds(child.pid)
     _first_answer(port, "million", "user-77")
     answered = time.perf_counter()
     while not [path for path in cache.glob("adapters-*") if path.is_dir()]:
@@ -623,6 +623,7 @@ def _observed(port: int, child: "subprocess.Popen[bytes]", cache: Path) -> dict[
         _first_answer(port, "million", f"user-{1 + who * 9_973}")
     return {
         "seconds_to_ready": round(ready - begun, 2),
+        "cpu_seconds_to_ready": round(used, 2),
         "seconds_to_first_answer": round(answered - begun, 2),
         "seconds_until_mapped": round(copied - begun, 2),
         "memory": _memory(child.pid),
