@@ -71,8 +71,9 @@ class IdTable:
 
     def rows(self, wanted: IdsInText) -> Int | None:
         """(n,) where each id stands; None if one of them is not there."""
-        found = self.places(wanted)
-        return None if len(found) and found.min() < 0 else found
+        found = np.empty(len(wanted), dtype=np.int64)
+        missing = _find(wanted.text, wanted.spans, self.text, self.slots, self.seed, found)
+        return None if missing else found
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -98,8 +99,11 @@ def _fill(text, spans, seed, slots):
 
 @njit(nogil=True, cache=True)
 def _find(text, spans, own, slots, seed, found):
-    """Each step is taken for all ids before the next one, so that the memory they wait for is fetched side by side."""
-    n, mask = len(spans), np.uint64(len(slots) - 1)
+    """How many are not there.
+
+    Each step is taken for all ids before the next one, so that the memory that they wait for is fetched side by side.
+    """
+    n, mask, missing = len(spans), np.uint64(len(slots) - 1), 0
     hashes, places = np.empty(n, dtype=np.uint64), np.empty(n, dtype=np.uint64)
     for i in range(n):
         hashes[i] = _hash(text, spans[i, 0], spans[i, 1], seed)
@@ -110,6 +114,8 @@ def _find(text, spans, own, slots, seed, found):
         while slots[slot, 0] != _NOTHING and not _same(text, spans[i, 0], spans[i, 1], own, np.int64(slots[slot, 1])):
             slot = _probe(slots, mask, hashes[i], (slot + _ONE) & mask)
         found[i] = np.int64(slots[slot, 0] & _LOWER) - 1
+        missing += found[i] < 0
+    return missing
 
 
 @njit(nogil=True, cache=True, inline="always")
