@@ -403,3 +403,37 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+HUGE = [
+    ("weight", "1e999", "/weight"),
+    ("weight", "1000001", "/weight"),
+    ("weight", "-1", "/weight"),
+    ("label", "1e999", "/label"),
+    ("chosen", '{"features": [1e999, 0]}', "/chosen/features/0"),
+    ("chosen", '{"features": [1e10, 0]}', "/chosen/features/0"),
+    ("context", '{"features": [-1e10]}', "/context/features/0"),
+]
+
+
+@pytest.mark.parametrize(("field", "literal", "pointer"), HUGE)
+def test_infinite_and_huge_numbers_are_refused_where_they_stand(
+    api: httpx.Client, catalog: str, field: str, literal: str, pointer: str
+) -> None:
+    rest = {"user": '"u"', "chosen": '{"item": "a"}', "rejected": '{"item": "b"}', field: literal}
+    line = "{" + ", ".join(f'"{name}": {value}' for name, value in rest.items()) + "}"
+    path = f"/v1/environments/{catalog}/preferences"
+    refused = api.post(path, content=line, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 422
+    assert found_problem(refused)["pointer"] == pointer
+    imported = api.post(f"{path}/import", content=line).json()
+    assert (imported["accepted"], imported["errors"][0]["pointer"]) == (0, pointer)
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity"])
+def test_what_json_has_no_numbers_for_is_refused(api: httpx.Client, catalog: str, literal: str) -> None:
+    body = f'{{"user": "u", "chosen": {{"item": "a"}}, "rejected": {{"item": "b"}}, "weight": {literal}}}'
+    path = f"/v1/environments/{catalog}/preferences"
+    refused = api.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code in {400, 422}
+    assert api.post(f"{path}/import", content=body).json()["rejected"] == 1

@@ -23,6 +23,12 @@ def test_every_answer_forbids_what_it_does_not_need(api: httpx.Client) -> None:
         assert headers["cache-control"] == "no-store"
 
 
+def test_over_tls_browsers_are_told_to_stay_there(api: httpx.Client) -> None:
+    behind = api.get("/healthz", headers={"X-Forwarded-Proto": "https"})
+    assert behind.headers["strict-transport-security"] == "max-age=31536000"
+    assert "strict-transport-security" not in api.get("/healthz").headers
+
+
 def test_metrics_count_by_route_and_name_no_user(api: httpx.Client, catalog: str) -> None:
     pair = {"user": "very-private-user", "chosen": {"item": "a"}, "rejected": {"item": "b"}, "id": "m1"}
     for _ in range(2):

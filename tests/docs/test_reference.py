@@ -44,6 +44,13 @@ def test_every_part_of_the_project_that_a_document_names_exists() -> None:
     assert missing == []
 
 
+def test_every_promise_of_security_has_its_test() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "SECURITY.md").read_text()))
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) >= 30
+    assert sorted(named - set(re.findall(r"def (test_\w+)", written))) == []
+
+
 def test_the_architecture_names_every_package() -> None:
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
     packages = [path.parent.name for path in (ROOT / "app").glob("*/__init__.py")]
