@@ -159,7 +159,7 @@ def import_preferences(
             told = _import_records(client, environment, file, options, id_prefix)
         else:
             told = _import_data_set(client, environment, file, form, user=user, user_column=user_column)
-        refit = _followed(client, client.retrain(environment)) if create and told["accepted"] else None
+        refit = _refit_after(client, environment, fit=create) if told["accepted"] else None
     if as_json:
         print_json({**told, "refit": refit} if create else told)
     else:
@@ -170,6 +170,25 @@ def import_preferences(
             typer.echo(_told(refit))
     if told["rejected"] or (refit is not None and refit["state"] != "succeeded"):
         raise typer.Exit(FAILURE)
+
+
+def _refit_after(client: Client, environment: str, *, fit: bool) -> dict[str, Any] | None:
+    """Fit now, or say when it will be: on stderr, so that stdout stays the answer."""
+    if fit:
+        done: dict[str, Any] = _followed(client, client.retrain(environment))
+        return done
+    # A key that may only feed is not told what there is.
+    with suppress(ApiError):
+        here = client.environment(environment)
+        refit = here["definition"]["refit"]
+        typer.echo(
+            f"{environment}: {here['n_users']:,} users, {here['n_preferences']:,} comparisons. "
+            f"{'There is no model yet. ' if here['model_version'] is None else ''}A worker fits when "
+            f"{refit['min_new_preferences']:,} new ones are there, every {refit['every_seconds']:g} seconds at most; "
+            f"psharelora retrain {environment} fits now.",
+            err=True,
+        )
+    return None
 
 
 def _check_columns(file: Path) -> None:

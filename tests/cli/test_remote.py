@@ -47,6 +47,8 @@ def test_importing_again_counts_nothing_twice_packed_or_not(service: str, enviro
     settings = {"PSHARELORA_URL": service, "PSHARELORA_KEY": ADMIN_KEY}
     first = run_command(tmp_path, "import", environment, "plain.ndjson", **settings)
     assert (first.returncode, first.stdout) == (0, "accepted 2500, duplicates 0, rejected 0\n"), first.stderr
+    assert "2,500 comparisons. There is no model yet." in " ".join(first.stderr.split())
+    assert f"psharelora retrain {environment} fits now" in " ".join(first.stderr.split())
     again = run_command(tmp_path, "import", environment, "packed.ndjson.gz", "--json", **settings)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == {"accepted": 0, "duplicates": 2500, "rejected": 0, "errors": []}
