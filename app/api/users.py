@@ -21,6 +21,8 @@ from app.api.schemas.users import (
     UserExport,
 )
 from app.api.services import UsedServices
+from app.domain import CorruptModelError, StoreUnavailableError
+from app.learning import Debt
 from app.serving import UserSummary
 from app.store import (
     ExportedAdapter,
@@ -29,6 +31,7 @@ from app.store import (
     export_derived,
     export_user,
     request_refit,
+    serving_state,
     user_state,
 )
 
@@ -132,7 +135,11 @@ def _adapter(summary: UserSummary) -> AdapterSummary:
 async def erase(
     environment: EnvironmentName, user: UserId, services: UsedServices, response: Response, _: Admin
 ) -> ErasureReceipt:
-    owed = await services.runtime.debt(environment, user)
+    try:
+        owed = await services.runtime.debt(environment, user)
+    except (CorruptModelError, StoreUnavailableError):
+        # A model that cannot be read is no reason to keep anybody.
+        owed = None
     erased = await erase_user(services.db, environment, user)
     acknowledge(response, erased.position)
     receipt: dict[str, Any] = {
@@ -144,21 +151,23 @@ async def erase(
     if not erased.n_preferences:
         note = "Nothing was stored of this user." if not erased.n_events else "Only what they were shown was stored."
         return ErasureReceipt(**receipt, refit=None, owed=None, note=note)
-    if owed is None:
+    published = (await serving_state(services.db, environment, user)).published_version
+    if published is None:
         return ErasureReceipt(
             **receipt, refit=None, owed=None, note="No model has been fitted, so nothing else is left."
         )
     refit, _joined = await request_refit(services.db, environment)
-    version, left = owed
     return ErasureReceipt(
         **receipt,
         refit=refit.id,
-        owed=Owed(
-            model_version=version, subspace_distance=left.subspace_distance, standard_errors=left.standard_errors
-        ),
-        note=f"What all users share in model version {version} still rests on this user's preferences until the refit "
-        "that was asked for has published a new version.",
+        owed=None if owed is None else _owed(*owed),
+        note=f"What all users share in model version {published} still rests on this user's preferences until the "
+        "refit that was asked for has published a new version.",
     )
+
+
+def _owed(version: int, left: Debt) -> Owed:
+    return Owed(model_version=version, subspace_distance=left.subspace_distance, standard_errors=left.standard_errors)
 
 
 @router.get(

@@ -457,6 +457,9 @@ def test_a_corrupt_model_is_not_served(api: httpx.Client, database_url: str, fit
         )
     with serving(database_url) as url, client_for(url) as fresh:
         response = fresh.post(f"/v1/environments/{name}/users/u0/rewards", json={"options": [{"item": "i0"}]})
+        # Nor is it a reason to keep anybody.
+        erased = fresh.delete(f"/v1/environments/{name}/users/u0").json()
+    assert (erased["preferences_erased"], erased["owed"]) == (24, None)
     assert (response.status_code, found_problem(response)["code"]) == (500, "corrupt-model")
 
 

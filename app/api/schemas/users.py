@@ -41,7 +41,9 @@ class ErasureReceipt(Answer):
     events_erased: int
     adapters_erased: int
     refit: UUID | None = Field(description="The refit that was asked for, if one is needed.")
-    owed: Owed | None = Field(description="What the published model still owes until then; null where it is nothing.")
+    owed: Owed | None = Field(
+        description="What the published model still owes until then; null without one that can be read."
+    )
     note: str = Field(description="What is left, and until when.")
 
 
