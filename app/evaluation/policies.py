@@ -2,13 +2,8 @@
 
 A population of users has said a few things each; a model is fitted on all of it, and for every judged user policies are
 planned at several levels of pessimism (`LEVELS`): greedy for the mean reward (beta = 0), the reference, and robust ones
-(Liu et al. 2025, eq. (3.5)). Each is then valued at the user's true reward. A level names how the radius beta of the
-ellipsoid of rewards comes about:
-
-- `ellipsoid`: the root of the chi-square quantile with as many degrees of freedom as the user has parameters, so that
-  the whole reward function lies inside with that probability;
-- `credible`: the normal quantile, so that the value of the one policy that is served exceeds its lower bound with that
-  probability. Given what was said, that policy is fixed and its value is one normal number, however it was found.
+(Liu et al. 2025, eq. (3.5)), against every set of rewards that is offered (`app.domain.doubt`). Each is then valued at
+the user's true reward.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,22 +12,30 @@ from typing import Any, Literal
 
 import numpy as np
 
+from app.domain.doubt import Believed, SetKind, doubt_of
 from app.evaluation.dataset import Real
 from app.evaluation.truth import MdpWorld, draw_mdp
-from app.learning import RewardBelief, fit
-from app.policy import backward_induction, occupancy, robust_policy
+from app.learning import Model, fit
+from app.policy import FullSpace, RobustPolicy, backward_induction, occupancy, robust_policy
 
 LADDER = (1, 2, 5, 10, 20, 40)
 """Comparisons that every user has made."""
 
-LEVELS = (
+LEVELS: tuple[tuple[SetKind, float], ...] = (
     ("credible", 0.6),
-    ("credible", 0.7),
     ("credible", 0.8),
     ("credible", 0.9),
     ("credible", 0.95),
+    ("ellipsoid", 0.1),
+    ("ellipsoid", 0.5),
     ("ellipsoid", 0.8),
     ("ellipsoid", 0.95),
+    ("frobenius", 0.8),
+    ("frobenius", 0.95),
+    ("frobenius_full", 0.8),
+    ("frobenius_full", 0.95),
+    ("likelihood_ratio", 0.8),
+    ("likelihood_ratio", 0.95),
 )
 
 PLAN_TOLERANCE = 1e-2
@@ -113,7 +116,7 @@ def study_policies(
     worlds: int = 1,
     reference: Literal["uniform", "house"] = "house",
     ladder: Sequence[int] = LADDER,
-    levels: Sequence[tuple[str, float]] = LEVELS,
+    levels: Sequence[tuple[SetKind, float]] = LEVELS,
     seed: int = 0,
     progress: PolicyProgress | None = None,
 ) -> PolicyStudy:
@@ -154,25 +157,18 @@ def house_policy(world: MdpWorld) -> Real:
     return np.asarray(HOUSE_SHARE * taken + (1 - HOUSE_SHARE) * uniform)
 
 
-def radius(belief: RewardBelief, kind: str, level: float) -> float:
-    """The radius of a set at a level."""
-    return belief.credible_beta(level) if kind == "credible" else belief.beta(level)
-
-
 def _of_world(
-    world: MdpWorld, rank: int, judged: int, levels: Sequence[tuple[str, float]], rng: np.random.Generator
+    world: MdpWorld, rank: int, judged: int, levels: Sequence[tuple[SetKind, float]], rng: np.random.Generator
 ) -> list[dict[str, _Valued]]:
     model = fit(world.comparisons, rank=rank, rng=rng)
-    chosen = range(min(judged, len(world.truth.Theta)))
-    return [
-        _of_user(world, world.truth.Theta[user], model.reward_table(model.adapter(user)), levels) for user in chosen
-    ]
+    return [_of_user(world, user, model, levels) for user in range(min(judged, len(world.truth.Theta)))]
 
 
-def _of_user(
-    world: MdpWorld, truth: Real, belief: RewardBelief, levels: Sequence[tuple[str, float]]
-) -> dict[str, _Valued]:
-    mdp = world.mdp
+def _of_user(world: MdpWorld, user: int, model: Model, levels: Sequence[tuple[SetKind, float]]) -> dict[str, _Valued]:
+    mdp, truth, adapter = world.mdp, world.truth.Theta[user], model.adapter(user)
+    belief, said = model.reward_table(adapter), world.comparisons.of_users([user])
+    full = FullSpace.of(mdp)
+    about = Believed(model, adapter, belief, rows=model.table_rows, full=lambda: full, said=said)
     mean = belief.mean.reshape(truth.shape)
     reference = occupancy(mdp, world.reference).sum(axis=0)
     best = float((occupancy(mdp, backward_induction(mdp, truth).policy).sum(axis=0) * truth).sum())
@@ -189,21 +185,22 @@ def _of_user(
         "reference": _Valued(behind, 0.0, 0.0, 0.0, 0.0),
         "greedy": _Valued(greedily.regret, greedily.improvement, greedily.nominal, greedily.nominal, 0.0),
     }
-    warm: Real | None = None
+    warm: dict[SetKind, RobustPolicy] = {}
     for kind, level in levels:
-        beta = radius(belief, kind, level)
+        doubt = doubt_of(about, kind, level)
         robust = robust_policy(
             mdp,
-            mean,
-            belief.factor,
-            beta=beta,
+            doubt.mean.reshape(truth.shape),
+            doubt.factor,
+            beta=doubt.beta,
+            within=doubt.within,
             reference=world.reference,
             tolerance=PLAN_TOLERANCE,
             max_iterations=PLAN_ITERATIONS,
-            warm_start=warm,
+            warm_start=warm.get(kind),
         )
-        warm = robust.worst_case
-        found[f"{kind} {level:g}"] = valued(robust.occupancy, robust.lower, beta)
+        warm[kind] = robust
+        found[f"{kind} {level:g}"] = valued(robust.occupancy, robust.lower, robust.beta)
     return found
 
 

@@ -6,15 +6,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.doubt import SetKind
 from app.policy import RobustPolicy
 
 Real = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 By = Literal["mean", "lower"]
-
-SetKind = Literal["credible", "ellipsoid", "frobenius", "frobenius_full", "likelihood_ratio"]
-"""Which rewards a plan's worst case is taken over: see `app.serving.doubt`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from app.domain import Context, Environment, InvalidInputError, MdpEnvironment
 from app.domain.arrays import UserPreferences
+from app.domain.doubt import Doubt, SetKind
 from app.learning import RewardBelief
 from app.policy import FiniteHorizonMDP, RobustPolicy, backward_induction, occupancy, robust_policy, sample_action
-from app.serving.answers import ActionAnswer, Pessimism, Plan, PolicyAnswer, SetKind
-from app.serving.doubt import Doubt, doubt_of
+from app.serving.answers import ActionAnswer, Pessimism, Plan, PolicyAnswer
+from app.serving.doubt import doubt_of
 from app.serving.memo import Memo
 from app.serving.reference import ReferencePolicy
 from app.serving.scoring import belief_about_items, context_features, table_belief

@@ -25,6 +25,7 @@ from app.domain import (
     StoreUnavailableError,
 )
 from app.domain.arrays import ItemTable, PreferenceTable
+from app.domain.doubt import SetKind
 from app.learning import NO_DEBT, Adapter, Debt, debt, fold_in
 from app.serving.advantages import explain_action
 from app.serving.answers import (
@@ -39,7 +40,6 @@ from app.serving.answers import (
     RankedItems,
     Replay,
     RewardsAnswer,
-    SetKind,
     SlateAnswer,
     UserSummary,
 )

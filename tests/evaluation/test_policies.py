@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from app.domain.doubt import SetKind
 from app.evaluation import PolicyStudy, study_policies
 from app.evaluation.policies import HOUSE_SHARE, house_policy
 from app.evaluation.truth import draw_mdp
@@ -8,7 +9,12 @@ from app.evaluation.truth import draw_mdp
 
 @pytest.fixture(scope="module")
 def study() -> PolicyStudy:
-    levels = (("credible", 0.5), ("credible", 0.9), ("ellipsoid", 0.8), ("ellipsoid", 0.95))
+    levels: tuple[tuple[SetKind, float], ...] = (
+        ("credible", 0.5),
+        ("credible", 0.9),
+        ("ellipsoid", 0.8),
+        ("ellipsoid", 0.95),
+    )
     return study_policies(users=80, judged=40, worlds=2, rank=1, ladder=(5,), levels=levels, seed=2)
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from app.domain import InvalidInputError
+from app.domain.doubt import SetKind
 from app.policy import FullSpace, occupancy
 from app.serving import ServingRuntime, planning
-from app.serving.answers import Pessimism, SetKind
+from app.serving.answers import Pessimism
 from app.serving.doubt import doubt_of
 from app.serving.planning import DEFAULT_PESSIMISM
 from app.serving.scoring import table_belief

@@ -1,0 +1,131 @@
+"""What a plan doubts: the set of rewards that its worst case is taken over, at a level of confidence.
+
+Sets of the user's parameters (Liu et al. 2025, (3.4); radii as this project decides them):
+
+- `ellipsoid`: the posterior's, with the root of the chi-square quantile as radius; holds the whole reward function.
+- `credible`: the same shape with the normal quantile as radius. Given what was said, the policy that is served is fixed
+  and its value is one normal number: as the model believes, it exceeds the lower bound with that probability.
+- `frobenius`: a ball of the adapter, (3.4) in the subspace; `frobenius_full`: a ball of all parameters, (3.4) as
+  printed. Their radius is the posterior's quantile of the distance.
+- `likelihood_ratio`: adapters whose penalised likelihood is not much worse than the best one's, as much as an ellipsoid
+  at that level allows where the likelihood is quadratic.
+
+`frobenius` and `likelihood_ratio` take the shared parameters as known. Which levels are kept where the truth is known,
+benchmarks/pessimism.py measures.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from app.learning import Adapter, Comparisons, Model, RewardBelief, user_likelihood
+from app.policy import FullSpace, LevelSet, logistic_level_set
+
+Real = NDArray[np.float64]
+
+SetKind = Literal["credible", "ellipsoid", "frobenius", "frobenius_full", "likelihood_ratio"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Doubt:
+    """Rewards r = mean + L u, u in a set about 0."""
+
+    mean: Real
+    """Flat, like the belief's."""
+    factor: Real | FullSpace
+    """L"""
+    beta: float | None
+    """Radius of the ball of u; None where the set is `within`."""
+    within: LevelSet | None = None
+
+    def change(self, u: Real) -> Real:
+        """L u, flat."""
+        if isinstance(self.factor, FullSpace):
+            return self.factor.rewards(u).ravel()
+        return np.asarray(self.factor @ u)
+
+    def worst(self, visits: Real) -> float:
+        """The least that <L u, visits> can be."""
+        if isinstance(self.factor, FullSpace):
+            gradient = self.factor.gradient(visits.reshape(self.factor.steps, -1))
+        else:
+            gradient = visits @ self.factor
+        if self.within is not None:
+            return self.within.worst(gradient)
+        return -float(self.beta or 0.0) * float(np.linalg.norm(gradient))
+
+    def since(self, rewards: int) -> "Doubt":
+        """The same of the last so many rewards: of what is left of a horizon, where they depend on the step."""
+        if rewards == len(self.mean):
+            return self
+        factor = self.factor.since(rewards) if isinstance(self.factor, FullSpace) else self.factor[-rewards:]
+        return replace(self, mean=self.mean[-rewards:], factor=factor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Believed:
+    """What a set is made of."""
+
+    model: Model
+    adapter: Adapter
+    belief: RewardBelief
+    """About the rewards that are decided about, of an MDP's whole horizon."""
+    rows: Callable[[], Real]
+    """(m, p) what the adapter's entries multiply in them."""
+    full: Callable[[], FullSpace]
+    """How they depend on all parameters."""
+    said: Comparisons | None = None
+    """The user's own comparisons, for `likelihood_ratio`; none for a user without any."""
+
+
+def doubt_of(about: Believed, kind: SetKind, level: float) -> Doubt:
+    """The set of a kind at a level, at least 0 and less than 1; at 0 nothing is doubted."""
+    model, belief = about.model, about.belief
+    if level == 0 or (not model.rank and kind in {"frobenius", "likelihood_ratio"}):
+        # Nobody's adapter is in doubt where there are none.
+        return Doubt(belief.mean, belief.factor, 0.0)
+    match kind:
+        case "credible":
+            return Doubt(belief.mean, belief.factor, belief.credible_beta(level))
+        case "ellipsoid":
+            return Doubt(belief.mean, belief.factor, belief.beta(level))
+        case "frobenius":
+            covariance = model.inflation**2 * about.adapter.covariance
+            return Doubt(belief.mean, about.rows(), distance_quantile(covariance, level))
+        case "frobenius_full":
+            parameters = model.reward_table(about.adapter)
+            radius = distance_quantile(parameters.factor.T @ parameters.factor, level, parameters.own)
+            return Doubt(belief.mean, about.full(), radius)
+        case "likelihood_ratio":
+            return _likelihood_ratio(about, 0.5 * (model.inflation * belief.beta(level)) ** 2)
+
+
+def distance_quantile(covariance: Real, level: float, apart: Real | None = None) -> float:
+    """How far x ~ N(0, covariance) is from 0, at most, with this probability.
+
+    ||x||^2 is approximated by a scaled chi-square with the same mean and variance (Satterthwaite 1946). `apart` are
+    variances of further, independent dimensions.
+    """
+    own = np.zeros(0) if apart is None else apart
+    mean, spread = float(np.trace(covariance) + own.sum()), float((covariance**2).sum() + (own**2).sum())
+    if mean <= 0:
+        return 0.0
+    return float(np.sqrt(spread / mean * chi2.ppf(level, mean**2 / spread)))
+
+
+def _likelihood_ratio(about: Believed, excess: float) -> Doubt:
+    model, rows = about.model, about.rows()
+    known = np.zeros(len(model.T))
+    if about.said is None:
+        design, weights, estimate = np.zeros((0, len(known) + 1)), np.zeros(0), known
+        precision = np.asarray(np.linalg.inv(model.T), dtype=np.float64)
+    else:
+        own = user_likelihood(model, about.said)
+        design, weights, estimate, precision = own.design, own.weights, own.estimate, own.precision
+    mean = about.belief.mean + rows @ (estimate - about.adapter.mean.ravel())
+    within = logistic_level_set(design, estimate=estimate, prior_precision=precision, excess=excess, weights=weights)
+    return Doubt(mean, rows, None, within)
