@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     """Relative gap at which a robust policy counts as solved."""
 
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
-    """Largest request body, imports excepted."""
+    """Largest request body, imports excepted; of an environment's definition, eight times that."""
 
     schedule_seconds: float = Field(default=5.0, gt=0)
     """How often the worker looks for environments that are due for a refit."""

@@ -39,17 +39,21 @@ class Barrier:
     """(q,) g"""
     curvature: float
     matrix: Real | None = None
-    """(q, q)"""
+    """(p, p), p <= q: instead of the curvature, of the first p dimensions."""
 
     def add_hessian(self, weight: float, hessian: Real) -> None:
+        p = 0 if self.matrix is None else len(self.matrix)
         hessian += weight * np.outer(self.gradient, self.gradient)
-        hessian.ravel()[:: len(hessian) + 1] += weight * self.curvature
+        hessian.ravel()[p * (len(hessian) + 1) :: len(hessian) + 1] += weight * self.curvature
         if self.matrix is not None:
-            hessian += weight * self.matrix
+            hessian[:p, :p] += weight * self.matrix
 
     def product(self, v: Real) -> Real:
-        curved = self.curvature * v + (self.gradient @ v) * self.gradient
-        return np.asarray(curved if self.matrix is None else curved + self.matrix @ v)
+        curved = self.curvature * v
+        if self.matrix is not None:
+            p = len(self.matrix)
+            curved[:p] = self.matrix @ v[:p]
+        return np.asarray(curved + (self.gradient @ v) * self.gradient)
 
 
 class ConfidenceSet(Protocol):
@@ -86,14 +90,17 @@ class UnitBall:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LevelSet:
-    """{ u : loss(u) <= loss(0) + excess }, such as a likelihood-ratio set."""
+    """{ (u, v) : loss(u) + ||v||^2 / 2 <= loss(0) + excess }, such as a likelihood-ratio set.
+
+    v, of any dimension and perhaps of none, are what is known by a standard normal distribution alone.
+    """
 
     loss: Callable[[Real], tuple[float, Real, Real]]
-    """From u (q,), less the estimate, to a convex loss, its gradient (q,) and its Hessian (q, q)."""
+    """From u (p,), less the estimate, to a convex loss, its gradient (p,) and its Hessian (p, p)."""
     excess: float
     """How much worse than at the estimate the loss may be, more than 0."""
     least_hessian: Real
-    """(q, q) positive definite; no Hessian of the loss is below it. A prior's precision is one."""
+    """(p, p) positive definite; no Hessian of the loss is below it. A prior's precision is one."""
     base: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,12 +114,17 @@ class LevelSet:
         return math.sqrt(2.0 * self.excess)
 
     def room(self, u: Real) -> float:
-        return 1.0 - (self.loss(u)[0] - self.base) / self.excess
+        own, rest = self._parts(u)
+        return 1.0 - (self.loss(own)[0] + 0.5 * float(rest @ rest) - self.base) / self.excess
 
     def barrier(self, u: Real) -> Barrier:
-        value, gradient, hessian = self.loss(u)
-        left = self.base + self.excess - value
-        return Barrier(gradient / left, 0.0, hessian / left)
+        own, rest = self._parts(u)
+        value, gradient, hessian = self.loss(own)
+        left = self.base + self.excess - value - 0.5 * float(rest @ rest)
+        return Barrier(np.concatenate([gradient, rest]) / left, 1.0 / left, hessian / left)
+
+    def _parts(self, u: Real) -> tuple[Real, Real]:
+        return u[: len(self.least_hessian)], u[len(self.least_hessian) :]
 
     def inside(self, u: Real) -> Real:
         while self.room(u) <= 1.0 - INSIDE:
@@ -123,17 +135,21 @@ class LevelSet:
         if not gradient.any():
             return 0.0
         least = cho_factor(self.least_hessian)
-        value, slope, hessian = self.loss(np.zeros_like(gradient))
-        ahead = np.linalg.solve(hessian, gradient)
-        multiplier = math.sqrt(float(gradient @ ahead) / (2.0 * self.excess))
+        own, free = self._parts(gradient)
+        rest = float(free @ free)
+        value, slope, hessian = self.loss(np.zeros_like(own))
+        ahead = np.linalg.solve(hessian, own)
+        multiplier = math.sqrt((float(own @ ahead) + rest) / (2.0 * self.excess))
         u, best = np.asarray(-ahead / multiplier), -np.inf
         for _ in range(MULTIPLIER_STEPS):
-            u, value, slope, hessian = self._lagrangian_minimum(gradient, multiplier, u)
-            left = gradient + multiplier * slope
-            violation = value - self.base - self.excess
-            told = float(gradient @ u) + multiplier * violation
+            u, value, slope, hessian = self._lagrangian_minimum(own, multiplier, u)
+            left = own + multiplier * slope
+            excess = value - self.base - self.excess
+            told = float(own @ u) + multiplier * excess - rest / (2.0 * multiplier)
             told -= float(left @ cho_solve(least, left)) / (2.0 * multiplier)
-            step = violation / float(slope @ np.linalg.solve(hessian, slope))
+            # v = -free / multiplier, exactly.
+            violation = excess + rest / (2.0 * multiplier**2)
+            step = violation / (float(slope @ np.linalg.solve(hessian, slope)) + rest / multiplier**2)
             best, settled = max(best, told), abs(told - best) <= EXACT * abs(told) or abs(step) <= EXACT
             if settled and told <= best and _ > 0:
                 break

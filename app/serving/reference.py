@@ -75,7 +75,14 @@ def reference_to_arrays(reference: Reference) -> dict[str, NDArray[np.generic]]:
                 "reference_loadings": reference.loadings,
             }
         case ReferencePolicy():
-            return {"reference_policy": reference.policy, "reference_visits": reference.visits}
+            policy = reference.policy
+            # Most are the same at every step, and with ten thousand states a step is a megabyte.
+            kept = policy[:1] if (policy == policy[:1]).all() else policy
+            return {
+                "reference_policy": kept,
+                "reference_horizon": np.array(len(policy)),
+                "reference_visits": reference.visits,
+            }
         case _:
             assert_never(reference)
 
@@ -90,8 +97,10 @@ def reference_from_arrays(arrays: Arrays) -> Reference:
             np.asarray(arrays.get("reference_loadings", np.zeros(arrays["subspace"].shape[1])), dtype=np.float64),
         )
     if "reference_policy" in arrays and "reference_visits" in arrays:
+        policy = np.asarray(arrays["reference_policy"], dtype=np.float64)
+        horizon = int(np.asarray(arrays.get("reference_horizon", len(policy)), dtype=np.int64))
         return ReferencePolicy(
-            np.asarray(arrays["reference_policy"], dtype=np.float64),
+            np.broadcast_to(policy, (horizon, *policy.shape[1:])).copy(),
             np.asarray(arrays["reference_visits"], dtype=np.float64),
         )
     raise CorruptModelError("The stored model has no reference, so its rewards have no zero.")

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import expit
@@ -110,6 +111,26 @@ def test_a_level_set_of_a_quadratic_is_the_ellipsoid(beta: float) -> None:
     found = robust_policy(world.mdp, world.mean, world.factor, within=within, reference=world.reference)
     assert_optimal(found, expected)
     assert found.beta == pytest.approx(beta)
+
+
+@pytest.mark.parametrize("beta", RADII)
+def test_what_only_a_normal_density_tells_of_makes_a_level_set_wider(beta: float) -> None:
+    world = random_world(4, n_states=6, n_actions=4, horizon=4, q=5)
+    root = np.random.default_rng(1).normal(size=(2, 2)) + 3 * np.eye(2)
+    whole = block_diag(np.linalg.inv(root).T, np.eye(3))
+    expected, _ = conic_optimum(World(world.mdp, world.mean, world.factor @ whole, world.reference), beta)
+    within = quadratic(beta, root @ root.T)
+    found = robust_policy(world.mdp, world.mean, world.factor, within=within, reference=world.reference)
+    assert_optimal(found, expected)
+    u = 0.1 * beta * np.ones(5)
+    far = 0.5 * float(u[:2] @ root @ root.T @ u[:2]) + 0.5 * float(u[2:] @ u[2:])
+    assert within.room(u) == pytest.approx(1.0 - far / within.excess)
+    step, barrier = 1e-6 * beta, within.barrier(u)
+    slope = [(np.log(within.room(u - e)) - np.log(within.room(u + e))) / (2 * step) for e in step * np.eye(5)]
+    np.testing.assert_allclose(barrier.gradient, slope, rtol=1e-5)
+    hessian = np.zeros((5, 5))
+    barrier.add_hessian(1.0, hessian)
+    np.testing.assert_allclose(hessian @ u, barrier.product(u))
 
 
 def answers(n: int, q: int, seed: int) -> tuple[Any, Any, Any]:
