@@ -94,9 +94,10 @@ CONFIDENCE = (
 SET = (
     "Which rewards the worst case is taken over. `ellipsoid`: a set that holds the user's whole reward function with "
     "probability `confidence`. `credible`: one just so large that the value of the one policy that is served exceeds "
-    "`lower` with probability `confidence`. `frobenius`, `frobenius_full`: a ball of the user's parameters, in the "
-    "shared subspace or of all of them. `likelihood_ratio`: parameters that explain what the user said nearly as "
-    "well as the best. `ellipsoid` if only `confidence` is given."
+    "`lower` with probability `confidence`, as the model believes: where users have said little, fewer do. "
+    "`frobenius`, `frobenius_full`: a ball of the user's parameters, in the shared subspace or of all of them. "
+    "`likelihood_ratio`: parameters that explain what the user said nearly as well as the best. `ellipsoid` if only "
+    "`confidence` is given."
 )
 
 
