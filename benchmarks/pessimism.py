@@ -40,7 +40,11 @@ def main() -> None:
     seconds = perf_counter() - begun
     if options.table:
         _print(study)
-        print(f"\nchosen: {_chosen(study)}")
+        kept = ", ".join(str(claim["level"]) for claim in _claims(study) if claim["held"])
+        print(
+            f"\nWith {SCARCE} comparisons each, no more users than asked are worse off than by the reference: {kept}."
+        )
+        print(f"The least regret of the worst tenth, of what is never above the reference's mean: {_chosen(study)}.")
         return
     machine = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
     found = {"claims": _claims(study), "chosen": _chosen(study)}

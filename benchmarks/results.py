@@ -25,11 +25,16 @@ SETS = ("contracts", "electricity", "train", "jokes", "movies", "statements", "a
 SMALL = ("contracts", "electricity", "train")
 """Sets on which every method takes seconds: several seeds, and the paper's own axis."""
 SEEDS = 3
+POLICIES = ("policy", "policy_size", "policy_sets", "states")
 QUESTIONS = ("contracts", "electricity", "movies")
 SIZES = ("0", "1", "2", "4", "8", "16", "32")
 SCRIPTS = {
     "calibration": ("calibration.py", "--draws", "3"),
     "policy": ("policy.py", "--part", "rival", "--markdown"),
+    "policy_size": ("policy.py", "--part", "size", "--huge", "--markdown"),
+    "policy_sets": ("policy.py", "--part", "sets", "--markdown"),
+    "pessimism": ("pessimism.py", "--table"),
+    "states": ("states.py", "--users", "100", "--rank", "1"),
     "refit": ("refit.py",),
     "fold_in": ("fold_in.py",),
     "peers": ("peers.py", "--users", "5000"),
@@ -114,7 +119,8 @@ def page(kept: Kept) -> str:
         sections += [SIMULATION, simulated(simulation)]
     sections += section(CALIBRATION, kept.text("calibration"))
     sections += section(QUESTION, *(kept.text(f"questions-{name}") for name in QUESTIONS))
-    sections += section(POLICY, as_it_is(kept.text("policy")))
+    sections += section(POLICY, *(titled(name, kept.text(name)) for name in POLICIES))
+    sections += section(PESSIMISM, titled("pessimism", kept.text("pessimism")))
     costs = [titled(name, kept.text(name)) for name in ("refit", "fold_in", "peers")]
     sections += section(COSTS, *costs)
     return "\n\n".join(sections) + "\n"
@@ -329,7 +335,14 @@ really answered."""
 
 POLICY = """## Robust policies
 
-`benchmarks/policy.py`: the planner beside the whole second-order cone program in Clarabel."""
+The planner beside the whole second-order cone program in Clarabel; with a thousand and with ten thousand states beside
+bare backward inductions; with every kind of set, a user's next request begun from their last plan, one or ten of 5,000
+items; and ten thousand states from the definition to an action, over HTTP."""
+
+PESSIMISM = """## Caution
+
+Regret where the truth is known, and who is worse off than by the reference: against every set that is offered.
+`docs/explanation/policies.md` says what follows."""
 
 COSTS = "## What it costs"
 

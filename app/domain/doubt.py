@@ -46,12 +46,15 @@ class Doubt:
     beta: float | None
     """Radius of the ball of u; None where the set is `within`."""
     within: LevelSet | None = None
+    own: Real | None = None
+    """Flat: what every reward may err by itself; as many columns more of L, after the factor's."""
 
     def change(self, u: Real) -> Real:
         """L u, flat."""
         if isinstance(self.factor, FullSpace):
             return self.factor.rewards(u).ravel()
-        return np.asarray(self.factor @ u)
+        q = self.factor.shape[1]
+        return np.asarray(self.factor @ u[:q] + (0.0 if self.own is None else self.own * u[q:]))
 
     def worst(self, visits: Real) -> float:
         """The least that <L u, visits> can be."""
@@ -59,6 +62,7 @@ class Doubt:
             gradient = self.factor.gradient(visits.reshape(self.factor.steps, -1))
         else:
             gradient = visits @ self.factor
+            gradient = gradient if self.own is None else np.concatenate([gradient, visits * self.own])
         if self.within is not None:
             return self.within.worst(gradient)
         return -float(self.beta or 0.0) * float(np.linalg.norm(gradient))
@@ -68,7 +72,8 @@ class Doubt:
         if rewards == len(self.mean):
             return self
         factor = self.factor.since(rewards) if isinstance(self.factor, FullSpace) else self.factor[-rewards:]
-        return replace(self, mean=self.mean[-rewards:], factor=factor)
+        own = None if self.own is None else self.own[-rewards:]
+        return replace(self, mean=self.mean[-rewards:], factor=factor, own=own)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +96,12 @@ class Believed:
         """(m, r) the belief's factor but for the adapter's columns, which are its first."""
         return self.belief.factor[:, len(self.model.T) :]
 
+    @property
+    def own(self) -> Real | None:
+        """(m,) standard errors of what the rewards err by themselves."""
+        own = self.belief.own
+        return None if own is None or not own.any() else np.sqrt(own)
+
 
 def doubt_of(about: Believed, kind: SetKind, level: float) -> Doubt:
     """The set of a kind at a level, at least 0 and less than 1; at 0 nothing is doubted."""
@@ -99,16 +110,17 @@ def doubt_of(about: Believed, kind: SetKind, level: float) -> Doubt:
         return Doubt(belief.mean, belief.factor, 0.0)
     if not model.rank and kind in {"frobenius", "likelihood_ratio"}:
         # Nobody's adapter is in doubt where there are none.
-        return Doubt(belief.mean, belief.factor, belief.beta(level))
+        return Doubt(belief.mean, belief.factor, belief.beta(level), own=about.own)
     match kind:
         case "credible":
-            return Doubt(belief.mean, belief.factor, belief.credible_beta(level))
+            return Doubt(belief.mean, belief.factor, belief.credible_beta(level), own=about.own)
         case "ellipsoid":
-            return Doubt(belief.mean, belief.factor, belief.beta(level))
+            return Doubt(belief.mean, belief.factor, belief.beta(level), own=about.own)
         case "frobenius":
             radius = distance_quantile(model.inflation**2 * about.adapter.covariance, level)
-            shared = (belief.beta(level) / max(radius, SMALLEST)) * about.shared_errors
-            return Doubt(belief.mean, np.hstack([about.rows(), shared]), radius)
+            share = belief.beta(level) / max(radius, SMALLEST)
+            own = None if about.own is None else share * about.own
+            return Doubt(belief.mean, np.hstack([about.rows(), share * about.shared_errors]), radius, own=own)
         case "frobenius_full":
             parameters = model.reward_table(about.adapter)
             radius = distance_quantile(parameters.factor.T @ parameters.factor, level, parameters.own)
@@ -141,4 +153,5 @@ def _likelihood_ratio(about: Believed, excess: float) -> Doubt:
         design, weights, estimate, precision = own.design, own.weights, own.estimate, own.precision
     mean = about.belief.mean + rows @ (estimate - about.adapter.mean.ravel())
     within = logistic_level_set(design, estimate=estimate, prior_precision=precision, excess=excess, weights=weights)
-    return Doubt(mean, np.hstack([rows, about.shared_errors / model.inflation]), None, within)
+    apart = None if about.own is None else about.own / model.inflation
+    return Doubt(mean, np.hstack([rows, about.shared_errors / model.inflation]), None, within, apart)

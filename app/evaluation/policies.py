@@ -192,6 +192,7 @@ def _of_user(world: MdpWorld, user: int, model: Model, levels: Sequence[tuple[Se
             mdp,
             doubt.mean.reshape(truth.shape),
             doubt.factor,
+            own=doubt.own,
             beta=doubt.beta,
             within=doubt.within,
             reference=world.reference,

@@ -38,10 +38,10 @@ class RewardBelief:
         return replace(self, mean=self.mean[index], factor=self.factor[index], own=own)
 
     def in_one_factor(self, at_most: int) -> "RewardBelief":
-        """The same belief with the options' own effects as columns of the factor; left out where m > at_most."""
+        """The same belief with the options' own effects as columns of the factor, unless m > at_most."""
         own = self.own
         if own is None or len(own) > at_most or not own.any():
-            return replace(self, own=None)
+            return self
         return replace(self, factor=np.hstack([self.factor, np.diag(np.sqrt(own))]), own=None)
 
     @property

@@ -1,8 +1,8 @@
 """How rewards depend on what is uncertain: r = r_hat + L u, with L a matrix or too large to be one.
 
-The Frobenius ball of the paper's (3.4), as printed, has a dimension for every entry of the reward parameters:
-r(s, a) = <Theta + U, x_s y_a^T>, ||U||_F <= radius. There L u is X U Y^T and its transpose X^T D Y, and neither L nor
-anything of its size is ever formed.
+Errors that every reward has by itself are as many dimensions more (`OwnFactor`). The Frobenius ball of the paper's
+(3.4), as printed, has a dimension for every entry of the reward parameters: r(s, a) = <Theta + U, x_s y_a^T>,
+||U||_F <= radius. There L u is X U Y^T and its transpose X^T D Y, and neither L nor anything of its size is formed.
 """
 
 from dataclasses import dataclass, replace
@@ -59,6 +59,33 @@ class MatrixFactor:
     def gradient(self, change: Real) -> Real:
         flat = change.ravel() if self.steps == len(change) else change.sum(axis=0)
         return np.asarray(flat @ self.table)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnFactor:
+    """L = [table, diag(own)]: beside what a table tells, every reward has an error of its own."""
+
+    table: Real
+    """(steps * S * A, q)"""
+    own: Real
+    """(steps * S * A,) standard errors."""
+    steps: int
+
+    @property
+    def dimension(self) -> int:
+        return int(self.table.shape[1]) + len(self.own)
+
+    @property
+    def matrix(self) -> Real | None:
+        return None
+
+    def rewards(self, u: Real) -> Real:
+        q = self.table.shape[1]
+        return np.asarray(self.table @ u[:q] + self.own * u[q:]).reshape(self.steps, -1)
+
+    def gradient(self, change: Real) -> Real:
+        flat = change.ravel() if self.steps == len(change) else change.sum(axis=0)
+        return np.concatenate([flat @ self.table, flat * self.own])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from app.policy.dynamics import Dynamics
-from app.policy.factors import EXPLICIT, Factor, FullSpace, MatrixFactor
+from app.policy.factors import EXPLICIT, Factor, FullSpace, MatrixFactor, OwnFactor
 from app.policy.mdp import FiniteHorizonMDP, Int, Real
 from app.policy.planes import FEW, RECENT, cutting_planes, first_planes
 from app.policy.search import Limits, PlanProgress, Problem, Reason, Search, stochastic
@@ -78,6 +78,7 @@ def robust_policy(
     mean: Real,
     factor: Real | FullSpace,
     *,
+    own: Real | None = None,
     beta: float | None = None,
     within: LevelSet | None = None,
     reference: Real | Literal["uniform"],
@@ -106,6 +107,9 @@ def robust_policy(
     factor
         (S * A, q) or (H * S * A, q) factor of their covariance, L L^T, or their derivatives in what is uncertain; rows
         in C order of (S, A) or (H, S, A). Or the full space of reward parameters.
+    own
+        (S * A,) or (H * S * A,), like the factor's rows: standard errors that the rewards have beside it, independent
+        of each other; they are columns of L, which are never formed.
     beta
         Radius of the ball in units of `factor`; 0 plans for the mean alone, by plain backward induction. Either this or
         `within` is given.
@@ -139,7 +143,7 @@ def robust_policy(
     radius = beta if beta is not None else 1.0
     dynamics = Dynamics.of(mdp)
     means = _checked_mean(mdp, mean)
-    scaled = _checked_factor(mdp, factor, radius)
+    scaled = _with_own(_checked_factor(mdp, factor, radius), own, radius)
     reference_policy = mdp.uniform_policy() if isinstance(reference, str) else mdp.policy(reference)
     visits, _ = dynamics.spread(reference_policy, max(len(means), scaled.steps))
     problem = Problem(dynamics, means, scaled, within or UnitBall(), reference_policy, visits)
@@ -197,6 +201,18 @@ def _checked_factor(mdp: FiniteHorizonMDP, factor: Real | FullSpace, radius: flo
         raise ValueError(f"factor: its shape is {factor.shape}; it must be ({pairs}, q) or ({mdp.horizon * pairs}, q).")
     _check_finite("factor", factor, mdp)
     return MatrixFactor(radius * np.ascontiguousarray(factor, dtype=np.float64), factor.shape[0] // pairs)
+
+
+def _with_own(factor: Factor, own: Real | None, radius: float) -> Factor:
+    if own is None or not own.any():
+        return factor
+    if not isinstance(factor, MatrixFactor) or own.shape != factor.table.shape[:1]:
+        raise ValueError(f"own: its shape is {own.shape}; it must be one entry a row of a factor that is a matrix.")
+    if not np.isfinite(own).all() or own.min() < 0:
+        raise ValueError("own: every entry must be a finite number, 0 or more.")
+    if factor.dimension + len(own) <= EXPLICIT:
+        return MatrixFactor(np.hstack([factor.table, np.diag(radius * own)]), factor.steps)
+    return OwnFactor(factor.table, radius * own, factor.steps)
 
 
 def _check_finite(name: str, values: Real, mdp: FiniteHorizonMDP) -> None:

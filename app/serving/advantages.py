@@ -110,7 +110,11 @@ class _Courses:
 
 def _advantage(decision: Decision, mean: Real, worst: Real, change: Real) -> Advantage:
     estimate, caution = float(mean @ change), float(-worst @ change)
-    return Advantage(estimate - caution, estimate, caution, float(np.linalg.norm(change @ decision.belief.factor)))
+    belief = decision.belief
+    apart = 0.0 if belief.own is None else float(change**2 @ belief.own)
+    return Advantage(
+        estimate - caution, estimate, caution, float(np.sqrt(np.sum((change @ belief.factor) ** 2) + apart))
+    )
 
 
 def _heaviest(

@@ -35,6 +35,9 @@ PLAN_BYTES = 256 << 20
 LARGEST_POLICY = 4_000_000
 """Probabilities of a whole policy in one answer: some 40 MB of JSON. Larger ones are planned and asked for by state."""
 
+LEAST_SHARE = 0.05
+"""Of a plan's time, that it has even where all of it went by in waiting for other plans."""
+
 WARM_BYTES = 128 << 20
 """Users' last plans, kept to begin their next from."""
 
@@ -42,8 +45,8 @@ UNVISITED = 1e-12
 """A state that a plan reaches less probably than this is one that it doesn't reach: rounding alone leaves that much."""
 
 MAX_OWN = 512
-"""Items up to which a plan also doubts what each item is worth by itself; in larger catalogues it doubts what is known
-about the user and about features only, because every item would be one more dimension of the plan's uncertainty."""
+"""Items up to which what each is worth by itself is part of the belief's factor. Slates of larger catalogues leave it
+out; plans take it as it is."""
 
 CATALOGUE_STATE = "catalogue"
 """The one state of a choice from a catalogue."""
@@ -110,8 +113,8 @@ class Planner:
     compute
         Runs NumPy work in a thread.
     seconds
-        Time that one request's planning may take; then the best certified plan so far is the answer. It is not kept:
-        the next request goes on from where it stopped.
+        Time that one request's planning may take, waiting for other plans included; then the best certified plan so far
+        is the answer. It is not kept: the next request goes on from where it stopped.
     tolerance
         Relative gap at which a plan counts as solved.
     """
@@ -169,14 +172,16 @@ class Planner:
         key = (*user, ground.user.feedback_seen, pessimism)
         warm = self._starts.peek(user)
         budget = self._seconds if seconds is None else seconds
+        asked = time.monotonic()
 
         def make() -> Plan:
+            left = max(budget - (time.monotonic() - asked), LEAST_SHARE * budget)
             whole = decision_of(ground, context)
             heard = None if said is None else comparisons_of(ground.snapshot, said)
             decision = whole.rest(start)
             doubt = doubt_of(ground, whole.belief, pessimism, context=context, said=heard)
             doubt = doubt.since(len(decision.belief.mean))
-            return plan(ground, decision, doubt, pessimism, self._tolerance, budget, warm)
+            return plan(ground, decision, doubt, pessimism, self._tolerance, left, warm)
 
         made = await self._plans.get(key, lambda: self._compute(make))
         self._starts.put(user, made.robust)
@@ -226,6 +231,7 @@ def plan(
         mdp,
         mean,
         doubt.factor,
+        own=doubt.own,
         beta=doubt.beta,
         within=doubt.within,
         reference=reference,

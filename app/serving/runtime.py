@@ -149,7 +149,9 @@ class ServingRuntime:
         self._current.tell(self._forget)
         self._users = Memo[tuple[int, int, int, int], FoldedUser](ADAPTER_BYTES, size=_user_bytes)
         self._plan_seconds, self._plan_tolerance = plan_seconds, plan_tolerance
-        self._plans = Planner(self._compute, seconds=plan_seconds, tolerance=plan_tolerance)
+        # Of their own, so that nobody's rewards wait for other people's plans.
+        self._planning = ThreadPoolExecutor(compute_threads, thread_name_prefix="planning")
+        self._plans = Planner(self._plan, seconds=plan_seconds, tolerance=plan_tolerance)
 
     async def aclose(self) -> None:
         """Wait for what is being computed, and forget everything."""
@@ -157,6 +159,7 @@ class ServingRuntime:
         for memo in (self._plans, self._users, self._past, self._scenes, self._catalogues, self._snapshots):
             await memo.close()
         self._threads.shutdown()
+        self._planning.shutdown()
 
     async def rewards(
         self,
@@ -332,7 +335,7 @@ class ServingRuntime:
             raise InvalidInputError(f"environment {env!r} is an MDP, and has no items to choose from.")
         pessimism = pessimism_of(ground.environment, confidence, kind)
         limits = {"tolerance": self._plan_tolerance, "seconds": self._plan_seconds}
-        return await self._compute(lambda: slate_answer(ground, pessimism, size, context=context, seed=seed, **limits))
+        return await self._plan(lambda: slate_answer(ground, pessimism, size, context=context, seed=seed, **limits))
 
     async def explain_action(
         self,
@@ -571,6 +574,9 @@ class ServingRuntime:
             return FoldedUser.of(snapshot.model, Adapter.from_arrays(stored.arrays), feedback_count)
         said = await user_comparisons(self._db, env, user)
         return await self._compute(lambda: FoldedUser.of(snapshot.model, fold_in_user(snapshot, said), len(said)))
+
+    async def _plan(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._planning, work)
 
     async def _compute(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

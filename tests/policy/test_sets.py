@@ -66,6 +66,28 @@ def test_the_full_space_of_features_is_the_products_of_them(
 
 
 @pytest.mark.parametrize("explicit", [0, 192])
+@pytest.mark.parametrize("beta", RADII)
+def test_rewards_may_err_by_themselves_beside_a_factor(
+    beta: float, explicit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = random_world(6, n_states=6, n_actions=4, horizon=4, q=3)
+    own = np.random.default_rng(0).uniform(0.1, 1.0, size=24)
+    whole = World(world.mdp, world.mean, np.hstack([world.factor, np.diag(own)]), world.reference)
+    expected, _ = conic_optimum(whole, beta)
+    monkeypatch.setattr("app.policy.robust.EXPLICIT", explicit)
+    found = robust_policy(world.mdp, world.mean, world.factor, own=own, beta=beta, reference=world.reference)
+    assert_optimal(found, expected)
+    assert worst_advantage(whole, found.occupancy, beta) == pytest.approx(found.lower, abs=1e-9 * (1 + beta))
+
+
+@pytest.mark.parametrize("own", [np.ones(23), np.full(24, -1.0), np.full(24, np.nan)])
+def test_own_errors_that_are_none_are_refused(own: Any) -> None:
+    world = random_world(6, n_states=6, n_actions=4, horizon=4, q=3)
+    with pytest.raises(ValueError, match="own: "):
+        robust_policy(world.mdp, world.mean, world.factor, own=own, beta=1.0, reference=world.reference)
+
+
+@pytest.mark.parametrize("explicit", [0, 192])
 @pytest.mark.parametrize("beta", [0.7, 1e3])
 def test_the_full_space_may_be_of_rewards_by_step(beta: float, explicit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     world = random_world(5, n_states=5, n_actions=3, horizon=4)

@@ -1,4 +1,6 @@
-from typing import get_args
+import asyncio
+from collections.abc import Callable
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -153,7 +155,7 @@ async def test_a_policy_too_large_for_one_answer_is_asked_for_by_state(
 
 
 async def test_out_of_time_the_best_certified_plan_is_the_answer_and_is_not_kept(
-    db: Database, database_url: str, environment_name: str
+    db: Database, database_url: str, environment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await learnt(db, database_url, environment_name)
     hurried = ServingRuntime(db, plan_seconds=1e-9, plan_tolerance=1e-12)
@@ -167,6 +169,22 @@ async def test_out_of_time_the_best_certified_plan_is_the_answer_and_is_not_kept
         assert rushed.gap > 0
         assert len(hurried._plans._plans) == 0
         assert len(patient._plans._plans) == 1
+        # Waiting for other plans counts, but some time is left to everybody.
+        planned, seconds = planning.plan, list[float]()
+
+        def timed(*given: Any) -> Any:
+            seconds.append(given[5])
+            return planned(*given)
+
+        async def crowded(work: Callable[[], Any]) -> Any:
+            await asyncio.sleep(0.3)
+            return work()
+
+        monkeypatch.setattr(planning, "plan", timed)
+        monkeypatch.setattr(patient._plans, "_compute", crowded)
+        monkeypatch.setattr(patient._plans, "_seconds", 0.2)
+        await patient.policy(environment_name, "user-3", confidence=0.91)
+        assert seconds == [pytest.approx(0.01)]
     finally:
         await hurried.aclose()
         await patient.aclose()
