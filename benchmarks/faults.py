@@ -11,6 +11,7 @@ Status 1 where anything was lost, doubled, wrong or not recovered.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -59,7 +60,7 @@ def main() -> None:
     table = table_of(rows[fault.name] for fault in FAULTS if fault.name in rows)
     print(f"seed {options.seed}\n\n{table}")
     if options.page is not None:
-        options.page.write_text(f"{HEAD.format(seed=options.seed)}\n{table}\n", encoding="utf-8")
+        options.page.write_text(f"{HEAD.format(seed=options.seed, cores=os.cpu_count())}\n{table}\n", encoding="utf-8")
     sys.exit(0 if good else 1)
 
 
@@ -130,9 +131,10 @@ def table_of(rows: Iterable[Sequence[str]]) -> str:
 HEAD = """# What faults cost
 
 Written by `python benchmarks/faults.py --page docs/faults.md` (seed {seed}), which tries every fault against real
-processes under load: PostgreSQL, two API processes, two workers, and six clients that send preferences one by one and
-as files, ask for rewards and for refits. A client sends again, with the same `id`, what was not acknowledged. A
-supervisor starts again what has ended, as `restart: unless-stopped` in `docker-compose.yml` does; nobody else helps.
+processes under load: PostgreSQL, two API processes, two workers, and six clients, of which four send preferences one by
+one and ask for rewards that must know of them, one sends files, and one asks for refits. A client sends again, with the
+same `id`, what was not acknowledged. A supervisor starts again what has ended, as `restart: unless-stopped` in
+`docker-compose.yml` does; nobody else helps. Seconds are those of a machine with {cores} cores on which other work ran.
 
 - *Lost*: acknowledged, and not in the table. *Doubled*: there more often than it was said, or counted more often than
   it is there. *Half models*: versions of which a part is missing.
