@@ -45,7 +45,7 @@ class Found:
         v = self.verdict
         said = [*v.lost[:3], *v.doubled[:3], *v.half_models[:3], *v.wrong[:5], *self.late[:3]]
         if self.never:
-            said.append(f"{self.never} times no recovery in {RECOVERY_SECONDS:g} s")
+            said.append(f"{self.never} times no recovery in time")
         if self.unanswered and not self.fault.kills_api:
             said.append(f"{self.unanswered} connections broke, and the API was not touched")
         return said
@@ -58,6 +58,7 @@ def tried(
     *,
     seed: int,
     clients: int = 4,
+    patience_seconds: float = RECOVERY_SECONDS,
 ) -> Found:
     """Try a fault under load, at random moments; judge what is left when all is over."""
     rng = random.Random(f"{fault.name} {seed}")
@@ -68,7 +69,7 @@ def tried(
             time.sleep(rng.uniform(0.2, 1.2))
             fault.deed(installation, rng)
             refits = fault.hits_workers or number % 4 == 0 or number == times
-            _wait_for_recovery(crowd, time.monotonic(), found, refits=refits)
+            _wait_for_recovery(crowd, time.monotonic(), found, refits=refits, seconds=patience_seconds)
         for clock in installation.clocks.values():
             clock.jump(0.0)
     told = crowd.told
@@ -81,8 +82,8 @@ def tried(
     return found
 
 
-def _wait_for_recovery(crowd: Crowd, over: float, found: Found, *, refits: bool) -> None:
-    deadline = over + RECOVERY_SECONDS
+def _wait_for_recovery(crowd: Crowd, over: float, found: Found, *, refits: bool, seconds: float) -> None:
+    deadline = over + seconds
     waiting = [*crowd.clients, crowd.refitter] if refits else crowd.clients
     while not all(one.good_since(over) for one in waiting):
         if time.monotonic() > deadline:
