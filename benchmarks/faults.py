@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,8 +60,15 @@ def main() -> None:
     table = table_of(rows[fault.name] for fault in FAULTS if fault.name in rows)
     print(f"seed {options.seed}\n\n{table}")
     if options.page is not None:
-        options.page.write_text(f"{HEAD.format(seed=options.seed, cores=os.cpu_count())}\n{table}\n", encoding="utf-8")
+        head = HEAD.format(seed=options.seed, cores=os.cpu_count(), missing=missing(rows))
+        options.page.write_text(f"{head}\n{table}\n", encoding="utf-8")
     sys.exit(0 if good else 1)
+
+
+def missing(rows: Collection[str]) -> str:
+    """What a reader must not take for tried."""
+    left = [fault.words for fault in FAULTS if fault.name not in rows]
+    return f"Not in this run: {'; '.join(left)}." if left else ""
 
 
 def kept(file: Path | None) -> dict[str, list[str]]:
@@ -145,7 +152,7 @@ same `id`, what was not acknowledged. A supervisor starts again what has ended, 
 - *Again*: seconds from the end of the fault (a kill ends at once) until every client had an acknowledgement and an
   answer, and until a refit that was asked for since had succeeded.
 
-`docs/OPERATIONS.md` says what to do about each.
+`docs/OPERATIONS.md` says what to do about each. {missing}
 """
 
 

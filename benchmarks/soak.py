@@ -36,6 +36,7 @@ from tests.support.faults.mixed import mixed
 from tests.support.faults.trials import judged
 
 SAMPLE_SECONDS = 5.0
+FEWEST_SAMPLES = 12
 WARM_UP = 1 / 3
 FLAT_AN_HOUR = 0.10
 """Growth in an hour that counts as flat, as a part of the level; taken at the lower end of the slope's interval."""
@@ -95,6 +96,8 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, obj
         rounds = {name: len(one.rounds) for name, one in crowd.by_name.items()}
     verdict = judged(installation, crowd)
     told = crowd.told
+    if len(at) < FEWEST_SAMPLES:
+        raise SystemExit(f"{len(at)} samples say nothing; let it run for longer")
     start = int(len(at) * WARM_UP)
     half = (start + len(at)) // 2
     report: dict[str, object] = {
