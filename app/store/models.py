@@ -158,11 +158,7 @@ async def promote_model(connection: AsyncConnection, name: str, version: int) ->
     """
     environment = await lock_environment(connection, name)
     wanted = await _read(connection, name, environment.id, version)
-    m = models.c
-    served = await connection.scalar(
-        select(m.erasures).where(m.environment_id == environment.id, m.status == ModelStatus.PUBLISHED)
-    )
-    if wanted.erasures < (served or 0):
+    if wanted.erasures < await _served_erasures(connection, environment.id):
         raise RefitStateError(
             f"Version {version} of environment {name!r} rests on users who were erased since, and the served one does "
             "not: it cannot come back. Retrain instead."
@@ -205,7 +201,7 @@ async def load_model(connection: AsyncConnection, name: str, version: int) -> St
             [key, version],
         )
         arrays = {row[0]: _array(f"{name} version {version}", *row) for row in await cursor.fetchall()}
-    if not arrays:
+    if not arrays and found.erasures < await _served_erasures(connection, key):
         raise RefitStateError(f"Version {version} of environment {name!r} was emptied: it rested on an erased user.")
     return StoredModel(version=found, arrays=arrays)
 
@@ -275,6 +271,13 @@ async def adapter_pages(db: Database, environment_id: int, version: int) -> Asyn
 async def erasure_count(connection: AsyncConnection, name: str) -> int:
     """How many users of an environment were erased so far."""
     return await _erasures(connection, await environment_key(connection, name))
+
+
+async def _served_erasures(connection: AsyncConnection, environment_id: int) -> int:
+    """Of the published version: those that rest on users erased before it are emptied."""
+    m = models.c
+    query = select(m.erasures).where(m.environment_id == environment_id, m.status == ModelStatus.PUBLISHED)
+    return int(await connection.scalar(query) or 0)
 
 
 async def _erasures(connection: AsyncConnection, environment_id: int) -> int:
