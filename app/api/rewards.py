@@ -141,7 +141,8 @@ async def rank(
 ) -> RankAnswer:
     defined = (await services.current.environment(environment)).definition
     options, context = await options_and_context(defined, body.options or (), body.context, services.encoder_for)
-    return RankAnswer(**await _ranked(services, environment, user, body, options, context, after, replay))
+    answer = await _ranked(services, environment, user, body, options, context, after, replay)
+    return RankAnswer(**_ranking(answer, body))
 
 
 @router.post(
@@ -182,16 +183,7 @@ async def rank_for_users(
     options, context = await options_and_context(
         state.definition, body.options or (), body.context, services.encoder_for
     )
-    given_options = None if body.options is None else options
-    found = [
-        (
-            user,
-            await services.runtime.rank(
-                environment, user, given_options, context, top_n=body.top_n, by=body.by, after=after
-            ),
-        )
-        for user in body.users
-    ]
+    found = [(user, await _ranked(services, environment, user, body, options, context, after)) for user in body.users]
     return await _in_pieces(lambda: (UserRanking(user=user, **_ranking(answer, body)) for user, answer in found))
 
 
@@ -263,12 +255,11 @@ async def _ranked(
     context: Context | None,
     after: int | None,
     replay: Replay | None = None,
-) -> dict[str, Any]:
+) -> serving.RankAnswer:
     given = None if body.options is None else options
-    answer = await services.runtime.rank(
+    return await services.runtime.rank(
         environment, user, given, context, top_n=body.top_n, by=body.by, after=after, replay=replay
     )
-    return _ranking(answer, body)
 
 
 def _ranking(answer: serving.RankAnswer, body: RankBody) -> dict[str, Any]:
