@@ -14,7 +14,7 @@ import structlog
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from app.api import RateLimiter, Services, build_application, prepare_import
+from app.api import RateLimiter, Services, build_application
 from app.api import prepare as prepare_api
 from app.console import router as console
 from app.encoders import encoder_for, probe_dim
@@ -85,7 +85,6 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         await anyio.to_thread.run_sync(prepare_learning)
         await anyio.to_thread.run_sync(prepare_planner)
         await anyio.to_thread.run_sync(prepare_api)
-        await anyio.to_thread.run_sync(prepare_import)
         api_key = _revealed(settings.embeddings_api_key)
         encode_for = partial(encoder_for, api_key=api_key)
         notices = Notices(db.url)
