@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from app.api.schemas.base import ID_PATTERN, LARGEST_FEATURE, MAX_BATCH, MAX_DIM, MAX_TEXT
+from app.api.schemas.base import ID_PATTERN, LARGEST_FEATURE, LARGEST_WEIGHT, MAX_BATCH, MAX_DIM, MAX_TEXT
 from app.api.schemas.preferences import happened
 
 # Python's `$` also matches before a last line break.
@@ -46,7 +46,7 @@ class WirePreference(Struct, forbid_unknown_fields=True):
     rejected: WireContent
     context: WireContent | None = None
     label: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    weight: Annotated[float, Meta(gt=0, le=LARGEST_WEIGHT)] = 1.0
     occurred_at: str | None = None
     id: Id | None = None
 

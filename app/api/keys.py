@@ -9,7 +9,7 @@ from app.api.auth import Admin
 from app.api.environments import example
 from app.api.problems import problems
 from app.api.schemas.base import Id
-from app.api.schemas.keys import KeyAnswer, KeyBody, KeyList, NewKeyAnswer, RotationBody, described
+from app.api.schemas.keys import KeyAnswer, KeyBody, KeyList, NewKeyAnswer, RotationBody
 from app.api.services import UsedServices
 from app.domain import ApiKey, NotFoundError, PermissionDeniedError
 from app.store import create_key, list_keys, revoke_key, rotate_key
@@ -58,7 +58,7 @@ async def create(
         expires_at=body.expires_at,
         requests_per_minute=body.requests_per_minute,
     )
-    return NewKeyAnswer.model_validate({**described(made), "secret": secret})
+    return NewKeyAnswer.with_secret(made, secret)
 
 
 @router.get(
@@ -92,7 +92,7 @@ async def rotate(
     made, secret = await rotate_key(
         services.db, key_id, grace=timedelta(seconds=body.grace_seconds), expires_at=body.expires_at
     )
-    return NewKeyAnswer.model_validate({**described(made), "secret": secret})
+    return NewKeyAnswer.with_secret(made, secret)
 
 
 @router.delete(

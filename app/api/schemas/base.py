@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints
 
-ID_PATTERN = r"^[A-Za-z0-9._~:@-]{1,128}$"
+MAX_ID = 128
+ID_PATTERN = rf"^[A-Za-z0-9._~:@-]{{1,{MAX_ID}}}$"
+
+LARGEST_WEIGHT = 1e6
+"""How many answers one can count for."""
 
 LARGEST_FEATURE = 1e9
 """Features are kept as 32-bit floats, and their squares are summed; nothing sensible is larger."""
@@ -23,6 +27,16 @@ Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=MAX_TEXT)]
 Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]*$", min_length=1, max_length=200)]
 """A name for people: no control characters."""
+
+
+def _is_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("expected an RFC 3339 date and time, such as 2026-05-01T09:30:00Z.")  # noqa: TRY004 (pydantic)
+    return value
+
+
+Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_is_text, json_schema_input_type=str)]
+"""Times are texts; numbers are not taken for them."""
 
 Feature = Annotated[float, Field(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
 Features = Annotated[list[Feature], Field(min_length=1, max_length=MAX_DIM)]

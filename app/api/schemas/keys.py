@@ -3,10 +3,9 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from app.api.schemas.base import Answer, Body, Id, Label
-from app.api.schemas.preferences import is_text
+from app.api.schemas.base import Answer, Body, Id, Label, Time
 from app.domain import ApiKey, Scope
 
 
@@ -16,9 +15,7 @@ def _ahead(value: datetime) -> datetime:
     return value
 
 
-Expiry = Annotated[
-    AwareDatetime, Field(strict=False), AfterValidator(_ahead), BeforeValidator(is_text, json_schema_input_type=str)
-]
+Expiry = Annotated[Time, AfterValidator(_ahead)]
 
 
 class KeyBody(Body):
@@ -33,7 +30,6 @@ class KeyBody(Body):
         max_length=1000,
         description="The only environments that the key can see and define; all if absent.",
     )
-
     expires_at: Expiry | None = Field(default=None, description="It is refused from then on; never if absent.")
     requests_per_minute: int | None = Field(
         default=None,
@@ -65,18 +61,22 @@ class KeyAnswer(Answer):
 
     @classmethod
     def of(cls, key: ApiKey) -> "KeyAnswer":
-        return cls.model_validate(described(key))
+        return cls.model_validate(_described(key))
 
 
 class NewKeyAnswer(KeyAnswer):
     secret: str = Field(description="Shown this once, and stored only as a hash.")
+
+    @classmethod
+    def with_secret(cls, key: ApiKey, secret: str) -> "NewKeyAnswer":
+        return cls.model_validate({**_described(key), "secret": secret})
 
 
 class KeyList(Answer):
     keys: list[KeyAnswer]
 
 
-def described(key: ApiKey) -> dict[str, object]:
+def _described(key: ApiKey) -> dict[str, object]:
     return {
         "id": key.id,
         "name": key.name,

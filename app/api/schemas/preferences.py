@@ -3,22 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Tag
+from pydantic import AfterValidator, Field, Tag
 
-from app.api.schemas.base import MAX_BATCH, Answer, Body, Features, Id, Label, Text, by_type
+from app.api.schemas.base import LARGEST_WEIGHT, MAX_BATCH, Answer, Body, Features, Id, Label, Text, Time, by_type
 from app.api.schemas.options import ContextBody, OptionBody
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 CLOCK_ALLOWANCE = timedelta(days=1)
 """How far a client's clock may be ahead."""
-
-
-def is_text(value: Any) -> Any:
-    """Times are texts; numbers are not taken for them."""
-    if not isinstance(value, str):
-        raise ValueError("expected an RFC 3339 date and time, such as 2026-05-01T09:30:00Z.")  # noqa: TRY004 (pydantic)
-    return value
 
 
 def happened(value: datetime) -> datetime:
@@ -30,9 +23,7 @@ def happened(value: datetime) -> datetime:
     return value
 
 
-Moment = Annotated[
-    AwareDatetime, Field(strict=False), AfterValidator(happened), BeforeValidator(is_text, json_schema_input_type=str)
-]
+Moment = Annotated[Time, AfterValidator(happened)]
 
 
 class PreferenceBody(Body):
@@ -45,7 +36,9 @@ class PreferenceBody(Body):
     label: float = Field(
         default=1.0, ge=0, le=1, description="Probability that `chosen` is preferred: 1 is sure, 0.5 a tie."
     )
-    weight: float = Field(default=1.0, gt=0, le=1e6, description="How many such answers this one counts for.")
+    weight: float = Field(
+        default=1.0, gt=0, le=LARGEST_WEIGHT, description="How many such answers this one counts for."
+    )
     occurred_at: Moment | None = Field(default=None, description="When, as RFC 3339; the time of arrival if absent.")
     id: Id | None = Field(
         default=None,
