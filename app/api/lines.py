@@ -1,5 +1,6 @@
 """A part of an import as columns, as far as its lines are the usual ones."""
 
+import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,6 @@ from app.api.scanning import (
     ID,
     LABEL,
     LINE,
-    MOST_WEIGHT,
     REJECTED,
     SPANS,
     UNUSUAL,
@@ -20,6 +20,7 @@ from app.api.scanning import (
     distinct,
     scan,
 )
+from app.api.schemas.base import LARGEST_WEIGHT
 from app.domain import ItemPreferences
 from app.store import prepare_import
 
@@ -55,7 +56,7 @@ def read_lines(part: bytes, *, latest: int) -> Lines:
     n: int = scan(data, latest, spans, label, weight, moment, kinds)
     kinds[spans[:, LINE + 1] - spans[:, LINE] > MAX_LINE_BYTES] = UNUSUAL
     _read_long_numbers(part, spans[:, LABEL : LABEL + 2], label, kinds, least=0.0, most=1.0)
-    _read_long_numbers(part, spans[:, WEIGHT : WEIGHT + 2], weight, kinds, least=5e-324, most=MOST_WEIGHT)
+    _read_long_numbers(part, spans[:, WEIGHT : WEIGHT + 2], weight, kinds, least=5e-324, most=LARGEST_WEIGHT)
     usual = np.flatnonzero(kinds == USUAL)
     spans_usual = spans[usual]
     user, users = _numbered(data, part, spans_usual[:, USER], spans_usual[:, USER + 1])
@@ -112,6 +113,6 @@ def _numbered(
     """Strings as numbers, and what each number stands for."""
     begins, ends = np.ascontiguousarray(begins), np.ascontiguousarray(ends)
     codes, firsts = np.empty(len(begins), dtype=np.int32), np.empty(len(begins), dtype=np.int32)
-    firsts = firsts[: distinct(data, begins, ends, codes, firsts)]
+    firsts = firsts[: distinct(data, begins, ends, np.uint64(secrets.randbits(64)), codes, firsts)]
     pairs = zip(begins[firsts].tolist(), ends[firsts].tolist(), strict=True)
     return codes, tuple(part[begin:end].decode() for begin, end in pairs)

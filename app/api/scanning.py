@@ -2,12 +2,15 @@
 
 `scan` takes a line only if it is sure of it, in a narrower language than JSON: known keys, each once; ids without
 escapes; a time in its usual form. Every other line is left to the readers of `app.api.decoding` and pydantic, which
-know what it means or what is wrong with it. `tests/api/test_scanning.py` holds them against each other. A row of
+know what it means or what is wrong with it. `tests/api/test_decoding.py` holds them against each other. A row of
 `spans` has the places (begin, end) of what a line says, in the order of the constants below; 0, 0 is: nothing.
 """
 
 import numpy as np
 from numba import njit
+
+from app.api.schemas.base import LARGEST_WEIGHT, MAX_ID
+from app.serving import hash_of_text
 
 UNUSUAL, USUAL, BLANK = 0, 1, 2
 USER, CHOSEN, REJECTED, ID, LABEL, WEIGHT, LINE = 0, 2, 4, 6, 8, 10, 12
@@ -16,10 +19,8 @@ SPANS = 14
 ABSENT = -1
 """The moment of a line without one."""
 
-MAX_ID = 128
 EXACT_DIGITS = 15
 """Decimal numbers of so many digits are quotients of two exact floats, and so rounded once."""
-MOST_WEIGHT = 1e6
 
 _QUOTE, _COLON, _COMMA, _OPEN, _CLOSE, _NEWLINE = 34, 58, 44, 123, 125, 10
 _ZERO, _MINUS, _PLUS, _DOT = 48, 45, 43, 46
@@ -94,7 +95,7 @@ def _line(data, at, end, latest, spans, row, label, weight, moment):
                 return False
         elif _is(data, begin, stop, _WEIGHT) and spans[WEIGHT] == 0:
             at = _number(data, at, spans, WEIGHT, row, weight)
-            if weight[row] <= 0.0 or weight[row] > MOST_WEIGHT:
+            if weight[row] <= 0.0 or weight[row] > LARGEST_WEIGHT:
                 return False
         elif _is(data, begin, stop, _MOMENT) and not seen_moment:
             seen_moment = True
@@ -306,10 +307,11 @@ def _day_number(year, month, day):
 
 
 @njit(nogil=True, cache=True)
-def distinct(data, begins, ends, codes, firsts):
+def distinct(data, begins, ends, seed, codes, firsts):
     """Number strings by their first occurrence; how many are different.
 
-    `codes[i]` is string i's number, `firsts[c]` the first string with number c.
+    `codes[i]` is string i's number, `firsts[c]` the first string with number c. The seed is random, so that nobody can
+    choose strings that fall together.
     """
     slots = 16
     while slots < 2 * len(begins):
@@ -318,10 +320,7 @@ def distinct(data, begins, ends, codes, firsts):
     n = 0
     for index in range(len(begins)):
         begin, stop = begins[index], ends[index]
-        mixed = np.uint64(14_695_981_039_346_656_037)
-        for at in range(begin, stop):
-            mixed = (mixed ^ np.uint64(data[at])) * np.uint64(1_099_511_628_211)
-        slot = np.int64((mixed ^ (mixed >> np.uint64(29))) & np.uint64(slots - 1))
+        slot = np.int64((hash_of_text(data, begin, stop, seed) >> np.uint64(32)) & np.uint64(slots - 1))
         while table[slot] >= 0:
             first = firsts[table[slot]]
             if _is(data, begins[first], ends[first], data[begin:stop]):

@@ -17,7 +17,7 @@ from app.serving.answers import (
     UserSummary,
 )
 from app.serving.explanation import Direction, Explanation, Moved
-from app.serving.idtable import IdsInText, IdTable
+from app.serving.idtable import IdsInText, IdTable, hash_of_text
 from app.serving.reference import Reference, mdp_of, reference_of, reference_to_arrays
 from app.serving.runtime import ServingRuntime
 
@@ -43,6 +43,7 @@ __all__ = [
     "RewardsAnswer",
     "ServingRuntime",
     "UserSummary",
+    "hash_of_text",
     "mdp_of",
     "reference_of",
     "reference_to_arrays",

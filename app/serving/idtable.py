@@ -77,7 +77,7 @@ class IdTable:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _hash(text, begin, end, seed):
+def hash_of_text(text, begin, end, seed):
     """FNV-1a, stirred once, because its upper half alone is compared."""
     h = seed
     for place in range(begin, end):
@@ -89,7 +89,7 @@ def _hash(text, begin, end, seed):
 def _fill(text, spans, seed, slots):
     mask = np.uint64(len(slots) - 1)
     for row in range(len(spans)):
-        h = _hash(text, spans[row, 0], spans[row, 1], seed)
+        h = hash_of_text(text, spans[row, 0], spans[row, 1], seed)
         slot = (h >> _PART) & mask
         while slots[slot, 0] != _NOTHING:
             slot = (slot + _ONE) & mask
@@ -106,7 +106,7 @@ def _find(text, spans, own, slots, seed, found):
     n, mask, missing = len(spans), np.uint64(len(slots) - 1), 0
     hashes, places = np.empty(n, dtype=np.uint64), np.empty(n, dtype=np.uint64)
     for i in range(n):
-        hashes[i] = _hash(text, spans[i, 0], spans[i, 1], seed)
+        hashes[i] = hash_of_text(text, spans[i, 0], spans[i, 1], seed)
     for i in range(n):
         places[i] = _probe(slots, mask, hashes[i], (hashes[i] >> _PART) & mask)
     for i in range(n):
