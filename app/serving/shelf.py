@@ -24,6 +24,8 @@ from app.store import AdapterPage, adapter_of
 GONE = -1
 """The feedback count of a row that was wiped."""
 
+LOCK_SECONDS = 0.02
+"""Between two looks whether another process has made what this one waits for."""
 
 MAPPED_FILE_BYTES = 1 << 16
 
@@ -47,8 +49,10 @@ class Shelf:
 
         One process of a host makes a volume, the others wait for it. Whoever fails leaves nothing behind.
         """
-        lock = await asyncio.to_thread(self._lock, name)
-        with lock:
+        with self._lock_file(name) as lock:
+            # Not a thread that waits in the lock: if the one who waits is cancelled, it would get it for nobody.
+            while not _locks(lock):  # noqa: ASYNC110 - another process sets no event
+                await asyncio.sleep(LOCK_SECONDS)
             if self.find(name) is not None:
                 yield None
                 return
@@ -59,11 +63,9 @@ class Shelf:
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
 
-    def _lock(self, name: str) -> IO[bytes]:
+    def _lock_file(self, name: str) -> IO[bytes]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / f"{name.split('.', maxsplit=1)[0]}.lock").open("ab")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return lock
+        return (self._folder / f"{name.split('.', maxsplit=1)[0]}.lock").open("ab")
 
     def discard(self, name: str) -> None:
         shutil.rmtree(self._folder / name, ignore_errors=True)
@@ -74,6 +76,15 @@ class Shelf:
         for other in self._folder.glob(f"{begin}*"):
             if other.name != name and not other.name.endswith(".lock"):
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Whether it is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def mapped(path: Path, mode: Literal["r", "r+"] = "r") -> NDArray[Any]:

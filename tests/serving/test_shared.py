@@ -1,5 +1,6 @@
 """Users' adapters and the projected catalogue in files that the processes of a host share."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -139,3 +140,30 @@ async def test_a_million_adapters_are_mapped_and_not_loaded(tmp_path: Path) -> N
     assert adapters.find(2 * n, 5) is None
     adapters.wipe(2 * 777_777)
     assert adapters.find(2 * 777_777, 5) is None
+
+
+async def test_who_stops_waiting_for_another_process_leaves_no_lock_behind(tmp_path: Path) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def make() -> None:
+        async with Shelf(tmp_path).making("model.1") as folder:
+            assert folder is not None
+            begun.set()
+            await ended.wait()
+
+    async def wait() -> None:
+        async with Shelf(tmp_path).making("model.1"):
+            raise AssertionError("nobody may have it now")
+
+    making = asyncio.create_task(make())
+    await begun.wait()
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(3 * shelf.LOCK_SECONDS)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    ended.set()
+    await making
+    assert list(volumes(tmp_path, "model.1")) == ["model.1"]
+    async with asyncio.timeout(5), Shelf(tmp_path).making("model.2") as folder:
+        assert folder is not None
