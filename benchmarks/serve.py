@@ -64,6 +64,7 @@ from app.store import (
 )
 from benchmarks.load import loaded
 from tests.support.preference_worlds import draw_world
+from tests.support.processes import cpu_seconds, memory
 
 ROOT = Path(__file__).parents[1]
 KEY = "benchmark-bootstrap-key-0123456789"
@@ -371,9 +372,9 @@ def _rewards(url: str, folder: Path, options: argparse.Namespace) -> dict[str, A
             _warm(port, requests)
 
         def load(name: str) -> dict[str, Any]:
-            before = _cpu_seconds(child.pid)
+            before = cpu_seconds(child.pid)
             found = _load(port, calls[name], options)
-            each = (_cpu_seconds(child.pid) - before) / found["sent"]
+            each = (cpu_seconds(child.pid) - before) / found["sent"]
             return {**found, "server_cpu_us_per_request": round(1e6 * each, 1)}
 
         rounds = [{name: load(name) for name in calls} for _ in range(options.rounds)]
@@ -612,7 +613,7 @@ def _startup(url: str, _: Path, _options: argparse.Namespace) -> dict[str, Any]:
 def _observed(port: int, child: "subprocess.Popen[bytes]", cache: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     _wait_until_ready(port, child)
-    ready, used = time.perf_counter(), _cpu_seconds(child.pid)
+    ready, used = time.perf_counter(), cpu_seconds(child.pid)
     _first_answer(port, "million", "user-77")
     answered = time.perf_counter()
     while not [path for path in cache.glob("adapters-*") if path.is_dir()]:
@@ -630,16 +631,10 @@ def _observed(port: int, child: "subprocess.Popen[bytes]", cache: Path) -> dict[
     }
 
 
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def _memory(pid: int) -> dict[str, int]:
     """Megabytes: what the process touches, and its share of that where it is mapped by several."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    found = {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines if line.endswith("kB")}
-    return {"rss_mb": found["Rss"], "pss_mb": found["Pss"], "its_own_mb": found["Anonymous"]}
+    found = memory(pid)
+    return {"rss_mb": int(found["Rss"]), "pss_mb": int(found["Pss"]), "its_own_mb": int(found["Anonymous"])}
 
 
 if __name__ == "__main__":

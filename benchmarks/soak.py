@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from app.learning import prepare as prepare_learning
 from app.policy import prepare as prepare_planner
 from tests.support.faults.clients import Crowd
-from tests.support.faults.installation import Installation, children
-from tests.support.faults.kinds import api_processes
+from tests.support.faults.installation import Installation
 from tests.support.faults.mixed import mixed
 from tests.support.faults.trials import judged
+from tests.support.processes import api_processes, children, memory
 
 SAMPLE_SECONDS = 5.0
 FEWEST_SAMPLES = 12
@@ -144,11 +144,9 @@ def sample(installation: Installation, series: dict[str, Series]) -> None:
 
 
 def megabytes(pid: int) -> float:
-    """A process's proportional share of memory."""
+    """A process's proportional share of memory; none once it is gone."""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
+        return memory(pid).get("Pss", 0.0)
     return 0.0
 
 

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.support.commands import free_port, run_command, running_command
-from tests.support.faults.installation import kill_family, wait_until
+from tests.support.faults.installation import wait_until
+from tests.support.processes import kill_family
 
 SECRET = "s3cretpassw0rd"
 ADMIN_KEY = "an-administrators-key-for-tests"

@@ -1,7 +1,6 @@
 """What a client notices of processes that are told to end, renewed or killed: nothing that was acknowledged is lost."""
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from app.store import EmbeddedPostgres
 from app.store.embedded import postmaster
 from tests.support.api import ADMIN_KEY, Json, client_for
 from tests.support.commands import Running, free_port, running_command
+from tests.support.processes import api_processes, kill_family, signal_to
 
 ENVIRONMENT = "shop"
 IMPORT = f"/v1/environments/{ENVIRONMENT}/preferences/import"
@@ -132,25 +132,17 @@ def serve(folder: Path, *arguments: str, **settings: str) -> Iterator[tuple[Runn
         yield serving, url
 
 
-def children(pid: int) -> set[int]:
-    """The API processes: those that were made to run one."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
-
-
 @pytest.mark.slow
 def test_processes_are_renewed_and_ended_without_a_failed_request(tmp_path: Path) -> None:
     with serve(tmp_path, "--workers", "2") as (serving, url):
         with client_for(url) as client:
             define(client)
         with Feeders(url) as feeders:
-            before = children(serving.child.pid)
+            before = set(api_processes(serving.child.pid))
             assert len(before) == 2
             serving.wait_until(lambda: len(feeders.acknowledged) > 50)
             serving.child.send_signal(signal.SIGHUP)
-            serving.wait_until(
-                lambda: len(children(serving.child.pid)) == 2 and not before & children(serving.child.pid)
-            )
+            serving.wait_until(lambda: len(now := api_processes(serving.child.pid)) == 2 and before.isdisjoint(now))
             then = len(feeders.acknowledged)
             serving.wait_until(lambda: len(feeders.acknowledged) > then + 50)
             assert feeders.failures == feeders.refused == []
@@ -177,9 +169,8 @@ def test_what_was_acknowledged_survives_a_kill_of_the_server_and_of_postgresql(t
             leader = postmaster(data / "postgres")
             assert leader is not None
             # The server first, so that nobody acknowledges what it hears of a database that is gone.
-            for pid in (serving.child.pid, *_family(leader)):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            signal_to(serving.child.pid, signal.SIGKILL)
+            kill_family(leader)
         importer.killed.set()
         importer.join()
         acknowledged = list(feeders.acknowledged)
@@ -192,11 +183,6 @@ def test_what_was_acknowledged_survives_a_kill_of_the_server_and_of_postgresql(t
         assert again["duplicates"] > 5_000
         assert again["accepted"] + again["duplicates"] == 25_000
         assert serving.end() == 0, serving.said
-
-
-def _family(leader: int) -> list[int]:
-    found = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
-    return [leader, *map(int, found)]
 
 
 def test_pools_are_sized_for_the_processes_and_the_database() -> None:

@@ -22,6 +22,7 @@ from tests.support.api import ADMIN_KEY, client_for
 from tests.support.commands import command_environment, command_line, free_port
 from tests.support.faults.clock import Clock
 from tests.support.faults.proxy import Network
+from tests.support.processes import children, kill_family, signal_to
 
 STALLED_SECONDS = 3.0
 """A worker's lease here."""
@@ -180,26 +181,6 @@ class Installation:
                 self.postgres.keep_up()
                 for one in (self.api, *self.workers):
                     one.keep_up()
-
-
-def children(pid: int) -> list[int]:
-    """A process's own children, and theirs."""
-    try:
-        found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [pid for one in found for pid in (one, *children(one))]
-
-
-def signal_to(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def kill_family(leader: int) -> None:
-    """kill -9 of a process and of all that it has started."""
-    for pid in (*children(leader), leader):
-        signal_to(pid, signal.SIGKILL)
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = START_SECONDS, every: float = 0.02) -> None:

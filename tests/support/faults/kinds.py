@@ -13,14 +13,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.support.faults.installation import (
-    STALLED_SECONDS,
-    Installation,
-    children,
-    kill_family,
-    signal_to,
-    wait_until,
-)
+from tests.support.faults.installation import STALLED_SECONDS, Installation, wait_until
+from tests.support.processes import api_processes, children, cpu_seconds, kill_family, signal_to
 
 Deed = Callable[[Installation, random.Random], None]
 
@@ -226,16 +220,6 @@ FAULTS = (
 BY_NAME: Mapping[str, Fault] = {fault.name: fault for fault in FAULTS}
 
 
-def api_processes(parent: int) -> list[int]:
-    """Those that answer: the parent's other child looks after shared memory."""
-    found = []
-    for pid in children(parent):
-        with suppress(OSError):
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found or [parent]
-
-
 def is_backend(pid: int) -> bool:
     """Of a client: its title says `user database address state`."""
     with suppress(OSError):
@@ -250,8 +234,8 @@ def _busy_worker(installation: Installation, rng: random.Random) -> int:
     return max(before, key=lambda pid: _cpu(pid) - before[pid])
 
 
-def _cpu(pid: int) -> int:
+def _cpu(pid: int) -> float:
+    """0 once it is gone."""
     with suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return int(fields[11]) + int(fields[12])
-    return 0
+        return cpu_seconds(pid)
+    return 0.0
