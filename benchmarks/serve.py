@@ -24,7 +24,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -63,6 +62,7 @@ from app.store import (
     upsert_items,
 )
 from benchmarks.load import loaded
+from tests.support.commands import command_environment, free_port
 from tests.support.preference_worlds import draw_world
 from tests.support.processes import cpu_seconds, memory
 
@@ -255,14 +255,8 @@ def _write_crowd(url: str, rng: np.random.Generator, features: "np.ndarray[Any, 
 
 @contextmanager
 def _process(command: list[str], core: int, url: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {
-        **os.environ,
-        "PSHARELORA_DATABASE_URL": url,
-        "PSHARELORA_ADMIN_KEY": KEY,
-        "PSHARELORA_LOG_LEVEL": "warning",
-        "PYTHONPATH": str(ROOT),
-        **settings,
-    }
+    common = {"PSHARELORA_DATABASE_URL": url, "PSHARELORA_ADMIN_KEY": KEY, "PSHARELORA_LOG_LEVEL": "warning"}
+    environment = command_environment({**common, **settings})
     child = subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-m", *command], env=environment, cwd=ROOT)
     try:
         yield child
@@ -281,9 +275,7 @@ def _server(url: str, folder: Path, core: int) -> Iterator[int]:
 
 @contextmanager
 def _starting(url: str, folder: Path, core: int, **settings: str) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     command = ["uvicorn", "--factory", "benchmarks.serve:application", "--port", str(port), "--no-access-log"]
     with _process(command, core, url, PSHARELORA_DATA_DIR=str(folder), **settings) as child:
         yield port, child
