@@ -13,17 +13,15 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.learning import prepare as prepare_learning
 from app.policy import prepare as prepare_planner
-from tests.support.faults.installation import Installation, small_disk
+from tests.support.faults.installation import installed
 from tests.support.faults.kinds import BY_NAME, FAULTS, Fault
 from tests.support.faults.trials import Found, median, tried, worst
 
@@ -82,7 +80,7 @@ def all_found(faults: Sequence[Fault], times: int | None, seed: int) -> Iterator
         if not of_these:
             continue
         try:
-            with installed(small=small) as installation:
+            with installed(disk_megabytes=SMALL_DISK_MEGABYTES if small else None) as installation:
                 for fault in of_these:
                     if fault.needs == "clock" and not installation.clocks["api"].settings:
                         print(f"{fault.name}: left out, for there is no C compiler here", file=sys.stderr)
@@ -92,23 +90,6 @@ def all_found(faults: Sequence[Fault], times: int | None, seed: int) -> Iterator
                     print(f"    {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
         except PermissionError as error:
             print(f"left out, for no file system can be mounted here: {error}", file=sys.stderr)
-
-
-@contextmanager
-def installed(*, small: bool) -> Iterator[Installation]:
-    # Whom PostgreSQL runs as must be able to reach it.
-    with tempfile.TemporaryDirectory(prefix="psharelora-faults-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        if not small:
-            with Installation(folder, data=folder / "data").running() as installation:
-                yield installation
-            return
-        with (
-            small_disk(folder / "disk", SMALL_DISK_MEGABYTES) as disk,
-            Installation(folder, data=disk / "data").running() as installation,
-        ):
-            yield installation
 
 
 def row_of(found: Found) -> list[str]:

@@ -14,7 +14,6 @@ fitted to it after the first third, in which caches fill. Status 1 where anythin
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -30,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from app.learning import prepare as prepare_learning
 from app.policy import prepare as prepare_planner
 from tests.support.faults.clients import Crowd
-from tests.support.faults.installation import Installation
+from tests.support.faults.installation import Installation, installed
 from tests.support.faults.mixed import mixed
 from tests.support.faults.trials import judged
 from tests.support.processes import api_processes, children, memory
@@ -73,11 +72,8 @@ def main() -> None:
     options = parser.parse_args()
     prepare_learning()
     prepare_planner()
-    with tempfile.TemporaryDirectory(prefix="psharelora-soak-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Installation(folder, data=folder / "data").running() as installation:
-            report = soak(installation, options.minutes, options.seed)
+    with installed() as installation:
+        report = soak(installation, options.minutes, options.seed)
     print(json.dumps(report, indent=1))
     sys.exit(0 if report["good"] else 1)
 

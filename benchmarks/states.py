@@ -25,7 +25,7 @@ from scipy.special import expit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.support.api import ADMIN_KEY, client_for
+from tests.support.api import ADMIN_KEY, client_for, is_ready
 from tests.support.commands import Running, free_port, running_command
 
 Real = NDArray[np.float64]
@@ -102,7 +102,7 @@ def main() -> None:
         }  # fmt: skip
         with running_command(folder, "serve", **settings) as server:
             url = f"http://127.0.0.1:{port}"
-            server.wait_until(lambda: _ready(url))
+            server.wait_until(lambda: is_ready(url))
             with running_command(folder, "worker", **settings) as worker, client_for(url) as api:
                 api.timeout = httpx.Timeout(300)
                 found = _measured(api, process, options, server, worker)
@@ -192,13 +192,6 @@ def _merged(following: Int, chance: Real) -> list[tuple[int, float]]:
     """Successors that were drawn twice count once."""
     places, back = np.unique(following, return_inverse=True)
     return list(zip(places.tolist(), np.bincount(back, chance).tolist(), strict=True))
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def _peak(running: Running) -> int:

@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -57,6 +57,13 @@ def serving_app(app: FastAPI) -> Iterator[str]:
 def client_for(url: str, key: str | None = ADMIN_KEY) -> httpx.Client:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     return httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False)
+
+
+def is_ready(url: str) -> bool:
+    """Whether the service at an address says that it can answer."""
+    with client_for(url) as client, suppress(httpx.TransportError):
+        return client.get("/readyz", timeout=5).status_code == 200
+    return False
 
 
 def problem(code: str, status: int, detail: str, **more: Any) -> Json:

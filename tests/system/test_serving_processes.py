@@ -18,7 +18,7 @@ from app.cli.serve import pool_size
 from app.settings import Settings
 from app.store import EmbeddedPostgres
 from app.store.embedded import postmaster
-from tests.support.api import ADMIN_KEY, Json, client_for
+from tests.support.api import ADMIN_KEY, Json, client_for, is_ready
 from tests.support.commands import Running, free_port, running_command
 from tests.support.processes import api_processes, kill_family, signal_to
 
@@ -107,12 +107,6 @@ def define(client: httpx.Client) -> None:
     client.put(f"/v1/environments/{ENVIRONMENT}/items", json={"items": items}).raise_for_status()
 
 
-def ready(url: str) -> bool:
-    with client_for(url) as client, suppress(httpx.TransportError):
-        return client.get("/readyz").status_code == 200
-    return False
-
-
 def assert_stored(url: str, acknowledged: Sequence[str]) -> None:
     """Sent again, each of them counts as a duplicate."""
     with client_for(url) as client:
@@ -128,7 +122,7 @@ def serve(folder: Path, *arguments: str, **settings: str) -> Iterator[tuple[Runn
     settings = {"PSHARELORA_ADMIN_KEY": ADMIN_KEY, "PSHARELORA_LOG_LEVEL": "warning", **settings}
     with running_command(folder, "serve", "--port", str(port), *arguments, **settings) as serving:
         url = f"http://127.0.0.1:{port}"
-        serving.wait_until(lambda: ready(url))
+        serving.wait_until(lambda: is_ready(url))
         yield serving, url
 
 

@@ -6,19 +6,19 @@ A supervisor starts again what has ended, as a container's restart policy or an 
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import httpx
 import psycopg
 
 from app.domain import StoreUnavailableError
 from app.store import EmbeddedPostgres
 from app.store.embedded import postmaster
-from tests.support.api import ADMIN_KEY, client_for
+from tests.support.api import ADMIN_KEY, is_ready
 from tests.support.commands import command_environment, command_line, free_port
 from tests.support.faults.clock import Clock
 from tests.support.faults.proxy import Network
@@ -39,6 +39,18 @@ SERVER_SETTINGS = {
     "wal_recycle": "off",
     "log_checkpoints": "off",
 }
+
+
+@contextmanager
+def installed(*, disk_megabytes: int | None = None) -> Iterator["Installation"]:
+    """One that runs, in a folder of its own; with a size, PostgreSQL's data has a disk of its own, that can be full."""
+    with tempfile.TemporaryDirectory(prefix="psharelora-faults-") as name, ExitStack() as stack:
+        folder = disk = Path(name)
+        # Whom PostgreSQL runs as must be able to reach it.
+        folder.chmod(0o755)
+        if disk_megabytes is not None:
+            disk = stack.enter_context(small_disk(folder / "disk", disk_megabytes))
+        yield stack.enter_context(Installation(folder, data=disk / "data").running())
 
 
 class Service:
@@ -161,13 +173,8 @@ class Installation:
             watch.start()
             stack.callback(watch.join)
             stack.callback(self._ended.set)
-            wait_until(self.is_ready, every=0.2)
+            wait_until(lambda: is_ready(self.api_url), every=0.2)
             yield self
-
-    def is_ready(self) -> bool:
-        with client_for(self.api_url) as client, suppress(httpx.TransportError):
-            return client.get("/readyz", timeout=5).status_code == 200
-        return False
 
     @contextmanager
     def unsupervised(self) -> Iterator[None]:
