@@ -62,7 +62,7 @@ class Client(ABC):
     def __init__(self, url: str, told: Told, name: str, *, seed: int) -> None:
         self._url = url
         self._told = told
-        self.name = self._name = name
+        self.name = name
         self._rng = random.Random(seed)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name)
@@ -119,8 +119,8 @@ class Asker(Client):
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
         self._stop.wait(self.PAUSE_SECONDS)
-        user, count = f"{self._name}-u{number // PREFERENCES_A_USER}", number % PREFERENCES_A_USER + 1
-        token = self._say(http, user, f"{self._name}-{number}")
+        user, count = f"{self.name}-u{number // PREFERENCES_A_USER}", number % PREFERENCES_A_USER + 1
+        token = self._say(http, user, f"{self.name}-{number}")
         return token is not None and self._ask(http, user, count, token)
 
     def _say(self, http: httpx.Client, user: str, name: str) -> str | None:
@@ -207,8 +207,8 @@ class Importer(Client):
     def _line(self, number: int, line: int) -> dict[str, Any]:
         chosen, rejected = self._rng.sample(range(N_ITEMS), 2)
         return {
-            "id": f"{self._name}-{number}-{line}",
-            "user": f"{self._name}-u{number // 10}-{line % 4}",
+            "id": f"{self.name}-{number}-{line}",
+            "user": f"{self.name}-u{number // 10}-{line % 4}",
             "chosen": {"item": f"i{chosen}"},
             "rejected": {"item": f"i{rejected}"},
         }

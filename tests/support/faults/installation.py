@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import psycopg
-
 from app.domain import StoreUnavailableError
 from app.store import EmbeddedPostgres
 from app.store.embedded import postmaster
@@ -127,10 +125,6 @@ class Postgres:
 
     def stop(self) -> None:
         self._server.release()
-
-    def do(self, statement: str) -> None:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(statement.encode())
 
 
 class Installation:

@@ -61,7 +61,7 @@ class Forgotten(Client):
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
         self._stop.wait(3 * PAUSE_SECONDS)
-        user = f"{self._name}-{number}"
+        user = f"{self.name}-{number}"
         self._told.sent[user] = user
         body = {"id": user, "user": user, "chosen": {"item": "i1"}, "rejected": {"item": "i2"}}
         if self._until(201, lambda: http.post(self._path("preferences"), json=body)) is None:
