@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import LinearOperator
 
 from app.learning.arrays import Int, Real, curvature, product, sigmoid, symmetric
 from app.learning.design import Design
-from app.learning.wide import WideStatistic
+from app.learning.wide import WideStatistic, leading_eigenvectors
 
 START_TOLERANCE = 1e-2
 """Relative accuracy of the start's eigenvectors."""
@@ -79,8 +79,7 @@ def spectral_start_with_items(design: Design, scores: Real, k: int, rng: np.rand
 
     operator = LinearOperator((F + E, F + E), matvec=multiply, dtype=np.float64)
     wanted = min(k, F + E - 1)
-    _, vectors = eigsh(operator, k=wanted, which="LA", tol=START_TOLERANCE, v0=rng.standard_normal(F + E))
-    vectors = vectors[:, ::-1]
+    _, vectors = leading_eigenvectors(operator, wanted, rng, tolerance=START_TOLERANCE)
     stacked = np.vstack([whitener @ vectors[:F], scale[:, None] * vectors[F:]])
     Q = np.linalg.qr(np.hstack([stacked, rng.standard_normal((F + E, k - wanted))]))[0]
     return np.ascontiguousarray(Q[:F]), np.ascontiguousarray(Q[F:])

@@ -63,9 +63,7 @@ class WideStatistic:
 
     def leading(self, user: Int, count: int, rng: np.random.Generator) -> tuple[Real, Real]:
         """(count,) largest eigenvalues of U, descending, and (d1, count) their vectors."""
-        U = self.between(user)
-        values, vectors = eigsh(U, k=count, which="LA", tol=TOLERANCE, v0=rng.standard_normal(U.shape[0]))
-        return values[::-1], vectors[:, ::-1]
+        return leading_eigenvectors(self.between(user), count, rng, tolerance=TOLERANCE)
 
     def directions(self, k: int, rng: np.random.Generator) -> Real:
         """(d1, k) orthonormal: along which users differ most."""
@@ -87,6 +85,20 @@ class WideStatistic:
             moved = csr_array(part @ back)
             total += sign * float((moved.data**2).sum() - (product(moved, B) ** 2).sum())
         return total
+
+
+def leading_eigenvectors(
+    U: LinearOperator, count: int, rng: np.random.Generator, *, tolerance: float
+) -> tuple[Real, Real]:
+    """(count,) largest eigenvalues of a symmetric operator, descending, and (d, count) their vectors.
+
+    Any directions where U is zero, as it is where nobody said two things; ARPACK has no answer there.
+    """
+    v0 = rng.standard_normal(U.shape[0])
+    if not np.any(U.matvec(v0)):
+        return np.zeros(count), np.linalg.qr(rng.standard_normal((len(v0), count)))[0]
+    values, vectors = eigsh(U, k=count, which="LA", tol=tolerance, v0=v0)
+    return values[::-1], vectors[:, ::-1]
 
 
 def entry_variances(grams: SparseGrams, ridge: Real, strength: Real) -> Real:

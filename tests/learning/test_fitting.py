@@ -55,6 +55,14 @@ def test_folding_in_gives_the_fits_own_adapters(estimator: Estimator) -> None:
             assert adapter.n_comparisons == len(own)
 
 
+def test_users_of_one_comparison_each_can_be_fitted_though_none_shows_how_they_differ() -> None:
+    c = catalogue(np.random.default_rng(46), n_users=30, per_user=1).comparisons
+    assert c.item_ids is not None
+    fitted = fit(c, rank=1, calibrate=False)
+    assert np.isfinite(log_loss(fitted, c))
+    np.testing.assert_allclose(np.linalg.norm(fitted.raw_subspace()), 1.0)
+
+
 def test_one_comparison_and_a_thousand_in_one_fit() -> None:
     rng = np.random.default_rng(45)
     X, taste = rng.standard_normal((50, 4)), rng.standard_normal((3, 4))
