@@ -116,6 +116,8 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, obj
 
 def is_good(report: dict[str, object]) -> bool:
     failed = any(report[name] for name in ("lost", "doubled", "wrong", "refused", "unanswered"))
+    # Who never came to an end has tried nothing.
+    failed = failed or not all(report["rounds"].values())
     processes = report["processes"]
     grows = any(one["grows"] or leaks(one["descriptors_first_and_second_half_most"]) for one in processes.values())
     return not failed and not grows and not leaks(report["connections_first_and_second_half_most"])

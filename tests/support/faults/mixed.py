@@ -20,6 +20,9 @@ COACHING: Json = {
 }
 PAUSE_SECONDS = 0.1
 
+ERASURE_SECONDS = 10.0
+"""Between erasures: longer than a refit takes here, which begins again when somebody is erased meanwhile."""
+
 
 class Ranker(Client):
     """The whole catalogue, best first, for users who come again and again."""
@@ -51,6 +54,9 @@ class Trainee(Client):
         body = {"user": user, "id": f"t{number}", "chosen": {"trajectory": chosen}, "rejected": {"trajectory": other}}
         if self._until(201, lambda: http.post(self._path("preferences"), json=body)) is None:
             return False
+        if number < COACHING["refit"]["min_new_preferences"]:
+            # There is no model before that.
+            return True
         path = self._path(f"users/{user}/{'policy' if number % 5 else 'actions?state=fit&step=1'}")
         return self._until(200, lambda: http.get(path)) is not None
 
@@ -60,7 +66,7 @@ class Forgotten(Client):
 
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
-        self._stop.wait(3 * PAUSE_SECONDS)
+        self._stop.wait(ERASURE_SECONDS)
         user = f"{self.name}-{number}"
         self._told.sent[user] = user
         body = {"id": user, "user": user, "chosen": {"item": "i1"}, "rejected": {"item": "i2"}}

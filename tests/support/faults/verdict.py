@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from app.domain import CatalogEnvironment
+from app.domain import CatalogEnvironment, RefitStateError
 from app.domain.arrays import ItemTable, PreferenceTable
 from app.serving.runtime import fold_in_user
 from app.serving.scoring import belief_about_items
@@ -48,7 +48,8 @@ async def judge(db: Database, url: str, told: Told) -> Verdict:
         _judge_preferences(connection, told, verdict)
         _judge_models(connection, told, verdict)
     replay = await Replay.of(db, told.environment, verdict)
-    answers = sorted(set(told.answers), key=lambda one: (one.version, one.user, one.feedback_seen))
+    left = {one for one in told.answers if one.version not in replay.emptied}
+    answers = sorted(left, key=lambda one: (one.version, one.user, one.feedback_seen))
     for answer in random.Random(0).sample(answers, min(CHECKED, len(answers))):
         found = await replay.rewards(answer)
         verdict.checked += 1
@@ -83,18 +84,23 @@ def _judge_preferences(connection: psycopg.Connection[Any], told: Told, verdict:
 _MODELS = """
     SELECT m.version, m.status, m.n_users, m.refit_id, e.published_version, r.state, r.model_version,
            (SELECT count(*) FROM model_arrays a WHERE a.environment_id = e.id AND a.version = m.version),
-           (SELECT count(*) FROM adapters a WHERE a.environment_id = e.id AND a.version = m.version)
+           (SELECT count(*) FROM adapters a WHERE a.environment_id = e.id AND a.version = m.version),
+           coalesce(m.erasures < served.erasures, false)
     FROM models m JOIN environments e ON e.id = m.environment_id LEFT JOIN refits r ON r.id = m.refit_id
+    LEFT JOIN models served ON served.environment_id = e.id AND served.version = e.published_version
     WHERE e.name = %s ORDER BY m.version
 """
 
 
 def _judge_models(connection: psycopg.Connection[Any], told: Told, verdict: Verdict) -> None:
-    """Every version is whole, of one refit that knows of it; one is published, and it is the one that is served."""
+    """Every version is whole, of one refit that knows of it; one is published, and it is the one that is served.
+
+    Nothing is left of those that rest on users who were erased, once one is served that does not.
+    """
     rows = connection.execute(_MODELS, [told.environment]).fetchall()
     verdict.versions = len(rows)
-    for version, status, n_users, _, served, state, of_refit, arrays, adapters in rows:
-        if arrays == 0 or (status == "published" and adapters != n_users):
+    for version, status, n_users, _, served, state, of_refit, arrays, adapters, is_emptied in rows:
+        if (arrays == 0) != is_emptied or (status == "published" and adapters != n_users):
             verdict.half_models.append(f"version {version} has {arrays} arrays and {adapters} of {n_users} adapters")
         if (status == "published") != (version == served):
             verdict.half_models.append(f"version {version} is {status}, and {served} is served")
@@ -112,6 +118,8 @@ class Replay:
     items: ItemTable
     table: PreferenceTable
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
+    emptied: set[int] = field(default_factory=set)
+    """Versions that rested on an erased user, whose answers nobody can give again."""
 
     @classmethod
     async def of(cls, db: Database, name: str, verdict: Verdict) -> "Replay":
@@ -121,6 +129,8 @@ class Replay:
         for version in range(1, verdict.versions + 1):
             try:
                 replay.snapshots[version] = Snapshot.of(environment, await load_model(db, name, version))
+            except RefitStateError:
+                replay.emptied.add(version)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with a model is the finding
                 verdict.half_models.append(f"version {version} cannot be read: {error!r}")
         return replay
