@@ -83,7 +83,6 @@ def _kept_from_collection() -> Iterator[None]:
     Modules and compiled code are half a million objects. To walk them held up every request for a tenth of a second,
     once in some thousand requests.
     """
-    gc.collect()
     gc.freeze()
     try:
         yield

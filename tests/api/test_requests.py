@@ -1,5 +1,6 @@
 """What happens around every request."""
 
+import gc
 import re
 
 import httpx
@@ -21,6 +22,11 @@ def test_every_answer_forbids_what_it_does_not_need(api: httpx.Client) -> None:
         assert headers["referrer-policy"] == "no-referrer"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["cache-control"] == "no-store"
+
+
+def test_what_lives_as_long_as_the_server_is_left_out_of_garbage_collection(api: httpx.Client) -> None:
+    assert api.get("/healthz").status_code == 200
+    assert gc.get_freeze_count() > 100_000
 
 
 def test_over_tls_browsers_are_told_to_stay_there(api: httpx.Client) -> None:
