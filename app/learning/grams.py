@@ -50,7 +50,7 @@ class DenseGrams:
         return lambda B: np.asarray(pooled @ B)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class SparseGrams:
     diagonal: Real
     """(d2, d1)"""

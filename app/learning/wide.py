@@ -24,7 +24,7 @@ RIDGE = 1e-4
 """Share of the mean information that is added to each entry's."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class WideStatistic:
     scores: Sparse
     """A (n d2, d1): DPhi_j[:, b]^T times the residual e_j and the whitener, row b n + j."""

@@ -134,7 +134,7 @@ class Problem:
         return policy_of(measure, self.reference)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Limits:
     tolerance: float
     max_iterations: int

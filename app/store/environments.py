@@ -36,7 +36,7 @@ class EnvironmentSummary:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class EnvironmentState:
     """A definition with what tells whether that which is kept in memory is still the newest."""
 

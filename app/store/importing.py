@@ -212,7 +212,7 @@ async def import_preferences(connection: AsyncConnection, name: str, batch: Sequ
     return Imported(accepted, len(good) - accepted - len(where), refused, position)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Keyed:
     """The good ones of a batch of columns, and the rows that they refer to."""
 

@@ -206,7 +206,7 @@ async def record_group(connection: AsyncConnection, submissions: Sequence[Submis
     return [request.outcome(position) for request in requests]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Request:
     """A submission on its way through the checks."""
 
