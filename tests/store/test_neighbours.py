@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from app.domain import Context, ItemOption, Preference, RankedEvent, RefitState, TextOption
+from app.domain import Context, ItemOption, Preference, RankedEvent, RefitPhase, RefitState, TextOption
 from app.store import (
     Database,
     NewModel,
@@ -71,7 +71,7 @@ def event(number: int) -> RankedEvent:
 async def publish(db: Database, name: str, number: int) -> int:
     refit, _ = await request_refit(db, name)
     attempt = await begin_refit(db, refit.id)
-    await report_progress(db, refit.id, attempt, "fit", 0.5)
+    await report_progress(db, refit.id, attempt, RefitPhase.FITTING, 0.5)
     adapter = StoredAdapter({"mean": np.full((1, DIM), number)}, feedback_count=1)
     model = NewModel(
         rank=1,
