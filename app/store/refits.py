@@ -1,6 +1,7 @@
 """Refits: asked for, begun, followed, cancelled, ended. An attempt that was overtaken changes nothing."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -33,6 +34,15 @@ _COLUMNS = (
     refits.c.started_at,
     refits.c.finished_at,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a running attempt is told when it reports."""
+
+    cancel_requested: bool
+    erasures: int
+    """Of its environment, so far: see `erasure_count`."""
 
 
 @transaction
@@ -124,16 +134,20 @@ async def report_progress(
     phase: RefitPhase,
     progress: float,
     metrics: Mapping[str, Any] | None = None,
-) -> bool:
-    """Note how far the refit is, 0..1, adding `metrics` to those noted before; True says that it shall stop."""
-    cancel_requested = await connection.scalar(
-        _running(refit_id, attempt)
-        .values(phase=phase, progress=min(max(progress, 0.0), 1.0), metrics=_with_metrics(metrics))
-        .returning(refits.c.cancel_requested)
-    )
-    if cancel_requested is None:
+) -> Heard:
+    """Note how far the refit is, 0..1, adding `metrics` to those noted before; what it must know in return."""
+    e = environments.c
+    erasures = select(e.erasures).where(e.id == refits.c.environment_id).scalar_subquery()
+    row = (
+        await connection.execute(
+            _running(refit_id, attempt)
+            .values(phase=phase, progress=min(max(progress, 0.0), 1.0), metrics=_with_metrics(metrics))
+            .returning(refits.c.cancel_requested, erasures)
+        )
+    ).one_or_none()
+    if row is None:
         raise await _overtaken(connection, refit_id)
-    return bool(cancel_requested)
+    return Heard(*row)
 
 
 @transaction

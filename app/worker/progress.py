@@ -38,6 +38,10 @@ class ShutdownError(StoppedError):
     """The worker shuts down; the job goes back to the queue."""
 
 
+class ErasedError(StoppedError):
+    """A user was erased since the preferences were loaded: what is fitted must not be published."""
+
+
 class Progress:
     """One attempt's progress. `shutdown` is the whole worker's."""
 
@@ -45,7 +49,15 @@ class Progress:
         self.phase = RefitPhase.LOADING
         self.done = 0.0
         self.stop: type[StoppedError] | None = None
+        self.erasures: int | None = None
+        """How many there had been before the preferences were loaded, once they are."""
         self._shutdown = shutdown
+
+    def begin_again(self) -> None:
+        """After an erasure: whatever else it was asked to stop for still counts."""
+        self.erasures = None
+        if self.stop is ErasedError:
+            self.stop = None
 
     def reach(self, phase: RefitPhase, done: float) -> None:
         """Note a step, and stop here if so asked.
@@ -71,7 +83,7 @@ async def written(db: Database, refit_id: UUID, attempt: int, progress: Progress
     """Write progress at intervals for as long as the block runs, and pass on what the answers say."""
 
     async def write() -> None:
-        while progress.stop is None:
+        while True:
             await write_progress(db, refit_id, attempt, progress)
             await asyncio.sleep(WRITE_SECONDS)
 
@@ -92,8 +104,11 @@ async def write_progress(
     db: Database, refit_id: UUID, attempt: int, progress: Progress, metrics: dict[str, Any] | None = None
 ) -> None:
     try:
-        if await report_progress(db, refit_id, attempt, progress.phase, progress.done, metrics):
+        heard = await report_progress(db, refit_id, attempt, progress.phase, progress.done, metrics)
+        if heard.cancel_requested:
             progress.stop = CancelledRefitError
+        elif progress.erasures is not None and heard.erasures > progress.erasures:
+            progress.stop = ErasedError
     except (RefitStateError, NotFoundError):
         progress.stop = OvertakenError
     except StoreUnavailableError as error:

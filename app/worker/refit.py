@@ -37,13 +37,16 @@ from app.store import (
     publish_model,
 )
 from app.worker.evaluation import Decision, Evaluation, decide, evaluate, twin_from_arrays, twin_to_arrays
-from app.worker.progress import Progress, write_progress
+from app.worker.progress import ErasedError, Progress, write_progress
 
 LOADED, EVALUATED, FITTED = 0.05, 0.45, 0.95
 """Shares of the whole that are behind at the end of a phase."""
 
-MAX_FITS = 5
-"""How often an attempt begins again because somebody was erased meanwhile."""
+MAX_FITS = 100
+"""How often an attempt is begun because somebody was erased during the one before."""
+
+PAUSE_SECONDS = 1.0
+"""Before it begins again, so that users who are erased together do not have everything loaded for each of them."""
 
 log = structlog.get_logger(__name__)
 
@@ -84,18 +87,19 @@ async def refit(db: Database, name: str, refit_id: UUID, attempt: int, progress:
     StoppedError
         It was cancelled, overtaken, or the worker shuts down.
     """
-    for _ in range(MAX_FITS - 1):
-        with suppress(ErasedMeanwhileError):
+    for _ in range(MAX_FITS):
+        with suppress(ErasedMeanwhileError, ErasedError):
             return await _refit(db, name, refit_id, attempt, progress)
         log.info("refit_begins_again", environment=name, attempt=attempt, reason="a user was erased meanwhile")
-    try:
-        return await _refit(db, name, refit_id, attempt, progress)
-    except ErasedMeanwhileError as error:
-        raise RuntimeError(f"Users were erased during each of {MAX_FITS} fits.") from error
+        await asyncio.sleep(PAUSE_SECONDS)
+        progress.begin_again()
+    raise RuntimeError(f"Users were erased during each of {MAX_FITS} fits.")
 
 
 async def _refit(db: Database, name: str, refit_id: UUID, attempt: int, progress: Progress) -> ModelVersion:
+    progress.reach(RefitPhase.LOADING, 0.0)
     loaded = await _load(db, name)
+    progress.erasures = loaded.erasures
     progress.reach(RefitPhase.EVALUATING, LOADED)
     seed = _seed(name)
     evaluation = await asyncio.to_thread(_evaluate, loaded, seed, progress)

@@ -72,8 +72,12 @@ async def test_a_run_is_followed_from_begin_to_end(db: Database, place: str) -> 
     refit, _ = await request_refit(db, place)
     attempt = await begin_refit(db, refit.id)
     assert attempt == 1
-    assert not await report_progress(db, refit.id, attempt, RefitPhase.FITTING, 0.25, {"passes": 3})
-    assert not await report_progress(db, refit.id, attempt, RefitPhase.FITTING, 7.0, {"loss": float("nan")})
+    told = await report_progress(db, refit.id, attempt, RefitPhase.FITTING, 0.25, {"passes": 3})
+    assert (told.cancel_requested, told.erasures) == (False, 0)
+    await record_preferences(db, place, [walks("anna", "011", "000")])
+    await erase_user(db, place, "anna")
+    told = await report_progress(db, refit.id, attempt, RefitPhase.FITTING, 7.0, {"loss": float("nan")})
+    assert (told.cancel_requested, told.erasures) == (False, 1)
     running = await get_refit(db, refit.id)
     assert (running.phase, running.progress) == (RefitPhase.FITTING, 1.0)
     assert running.metrics == {"passes": 3, "loss": None}
@@ -124,7 +128,7 @@ async def test_cancelling_what_runs_asks_it_to_stop(db: Database, place: str) ->
     refit, _ = await request_refit(db, place)
     attempt = await begin_refit(db, refit.id)
     assert (await cancel_refit(db, refit.id)).state is RefitState.RUNNING
-    assert await report_progress(db, refit.id, attempt, RefitPhase.FITTING, 0.5)
+    assert (await report_progress(db, refit.id, attempt, RefitPhase.FITTING, 0.5)).cancel_requested
     assert (await finish_refit(db, refit.id, attempt, RefitState.CANCELLED)).state is RefitState.CANCELLED
 
 

@@ -4,14 +4,25 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from app.domain import RefitPhase, RefitPolicy, RefitState, RefitStateError
+from app.domain import ModelVersion, RefitPhase, RefitPolicy, RefitState, RefitStateError
 from app.serving import ServingRuntime
-from app.store import Database, begin_refit, cancel_refit, finish_refit, get_refit, list_models, request_refit
+from app.store import (
+    Database,
+    begin_refit,
+    cancel_refit,
+    erase_user,
+    finish_refit,
+    get_refit,
+    list_models,
+    publish_model,
+    request_refit,
+)
 from app.worker.job import run_job
 from tests.support.builders import catalog
 from tests.support.feedback import NEVER_BY_ITSELF, choices, define, ended, record, refitted, until, working
@@ -92,6 +103,29 @@ async def test_a_cancellation_at_the_last_moment_still_counts(db: Database, envi
     await job
     assert (await get_refit(db, refit.id)).state is RefitState.CANCELLED
     assert await list_models(db, environment_name) == []
+
+
+async def test_a_fit_ends_when_somebody_is_erased_and_begins_again_without_them(
+    db: Database, environment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be published is not computed to its end."""
+    catalogue = await define(db, catalog(environment_name, rank=1, refit=BY_HAND, item_dim=8))
+    await record(db, environment_name, choices(catalogue, 40, 20))
+    refit, _ = await request_refit(db, environment_name)
+    finished = list[int]()
+
+    async def publish(database: Database, *given: Any, **named: Any) -> ModelVersion:
+        finished.append(given[3].erasures)
+        return await publish_model(database, *given, **named)
+
+    monkeypatch.setattr("app.worker.refit.publish_model", publish)
+    monkeypatch.setattr("app.worker.progress.WRITE_SECONDS", 0.02)
+    job = asyncio.create_task(run_job(db, refit.id, last=False, shutdown=threading.Event()))
+    await under_way(db, refit.id)
+    await erase_user(db, environment_name, "user-3")
+    await job
+    (model,) = await list_models(db, environment_name)
+    assert (model.n_users, model.erasures, finished) == (39, 1, [1])
 
 
 async def test_an_overtaken_attempt_leaves_everything_to_the_newer_one(db: Database, environment_name: str) -> None:
