@@ -144,10 +144,9 @@ def _manifest(source: Path, archive: zipfile.ZipFile) -> Manifest:
     """What a backup says of itself, once its dump is known to be what was written."""
     try:
         manifest = Manifest(**json.loads(archive.read(MANIFEST)))
-        digest = hashlib.sha256()
         with archive.open(DUMP) as dump:
-            for chunk in _chunks(dump):
-                digest.update(chunk)
+            assert isinstance(dump, zipfile.ZipExtFile)
+            digest = hashlib.file_digest(dump, "sha256")
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInputError(f"{source} is not a backup of this program: it lacks {MANIFEST} or {DUMP}.") from error
     except (zipfile.BadZipFile, EOFError) as error:

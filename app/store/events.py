@@ -1,8 +1,9 @@
 """Ranked events: what was chosen for a user among what, kept until its reward comes or it expires."""
 
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import Row, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import ConflictError, NotFoundError, RankedEvent
@@ -76,6 +77,10 @@ async def find_event(connection: AsyncConnection, name: str, event_id: str) -> R
     ).one_or_none()
     if row is None:
         raise NotFoundError(f"There is no event {event_id!r}, or it has expired.")
+    return event_of(row)
+
+
+def event_of(row: Row[Any]) -> RankedEvent:
     return RankedEvent(
         id=row.event_id,
         user=row.user_id,

@@ -16,6 +16,7 @@ from app.store.audit import note
 from app.store.database import look_up, transaction
 from app.store.encoding import bytes_to_floats, bytes_to_steps, unpack_arrays
 from app.store.environments import environment_key, lock_environment
+from app.store.events import event_of
 from app.store.notices import announce_erasure
 from app.store.schema import adapters, environments, preferences, ranked_events, users
 
@@ -178,19 +179,7 @@ async def export_derived(
     )
     return (
         [ExportedAdapter(row.version, row.feedback_count, unpack_arrays(row.data)) for row in kept],
-        [ExportedEvent(_event(row), row.created_at, row.expires_at) for row in shown],
-    )
-
-
-def _event(row: Row[Any]) -> RankedEvent:
-    return RankedEvent(
-        id=row.event_id,
-        user=row.user_id,
-        chosen=row.chosen,
-        others=tuple(row.others),
-        context=row.context,
-        active=row.active,
-        reward=row.reward,
+        [ExportedEvent(event_of(row), row.created_at, row.expires_at) for row in shown],
     )
 
 

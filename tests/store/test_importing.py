@@ -14,30 +14,25 @@ from app.store import (
     Database,
     draw_numbers,
     erase_user,
-    export_user,
     import_item_preferences,
     import_preferences,
-    list_environments,
-    load_preferences,
     put_environment,
     record_preferences,
     retire_item,
-    upsert_items,
     user_state,
 )
 from app.store.importing import Imported
-from tests.support.builders import catalog, items, mdp, prefers
+from tests.support.builders import mdp, prefers
+from tests.support.shops import NOON, all_of, open_shop, said
 
 pytestmark = pytest.mark.anyio
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 async def shop(db: Database, environment_name: str) -> str:
-    await put_environment(db, catalog(environment_name))
-    await upsert_items(db, environment_name, items(5))
+    await open_shop(db, environment_name)
     return environment_name
 
 
@@ -70,38 +65,11 @@ async def imported(db: Database, name: str, batch: Sequence[Preference], *, agai
     return await import_item_preferences(db, name, columns(batch), await draw_numbers(db, len(batch)), again=again)
 
 
-def said(seed: int, n: int) -> list[Preference]:
-    rng = np.random.default_rng(seed)
-    made = []
-    for index in range(n):
-        chosen, rejected = rng.permutation(5)[:2]
-        more: dict[str, Any] = {"id": f"{seed}-{index}"} if rng.random() < 0.7 else {}
-        if rng.random() < 0.3:
-            more |= {"label": float(rng.random()), "weight": float(rng.random() + 0.1)}
-            more["occurred_at"] = NOON + timedelta(microseconds=int(rng.integers(1_000_000)))
-        made.append(prefers(f"u{rng.integers(7)}", f"item-{chosen}", f"item-{rejected}", **more))
-    return made
-
-
-async def all_of(db: Database, name: str) -> list[Any]:
-    """What is stored of everybody, each in the order in which they said it, but for the time of arrival."""
-    (summary,) = [each for each in await list_environments(db) if each.environment.name == name]
-    assert summary.n_preferences == len(await load_preferences(db, name))
-    found: list[Any] = []
-    for user in [f"u{index}" for index in range(7)]:
-        state = await user_state(db, name, user)
-        found.append(None if state is None else (state.feedback_count, min(state.first_at, NOON + timedelta(days=1))))
-        exported = await export_user(db, name, user)
-        found += [{**one, "occurred_at": min(one["occurred_at"], NOON + timedelta(days=1))} for one in exported]
-    return found
-
-
 async def test_every_way_stores_the_same(db: Database, shop: str) -> None:
     batch = said(1, 200)
     ways = [shop, f"{shop}-2", f"{shop}-3", f"{shop}-4"]
     for name in ways[1:]:
-        await put_environment(db, catalog(name))
-        await upsert_items(db, name, items(5))
+        await open_shop(db, name)
     for part in (batch[:150], batch[150:]):
         assert (await imported(db, ways[0], part)).accepted == len(part)
         assert (await imported(db, ways[1], part, again=True)).accepted == len(part)

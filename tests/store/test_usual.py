@@ -1,8 +1,6 @@
 """The quick way of a group stores what the careful way stores, or nothing."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,59 +11,23 @@ from app.store import (
     Database,
     Notice,
     erase_user,
-    export_user,
-    list_environments,
-    load_preferences,
-    put_environment,
     record_preferences,
     retire_item,
-    upsert_items,
-    user_state,
 )
 from app.store.preferences import Submission, record_group
 from app.store.usual import UsualRecorder
-from tests.support.builders import DIM, catalog, items, prefers
+from tests.support.builders import DIM, prefers
+from tests.support.shops import all_of, open_shop, said
 
 pytestmark = pytest.mark.anyio
-
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 async def shops(db: Database, environment_name: str) -> tuple[str, str]:
     names = environment_name, f"{environment_name}-2"
     for name in names:
-        await put_environment(db, catalog(name))
-        await upsert_items(db, name, items(5))
+        await open_shop(db, name)
     return names
-
-
-def said(seed: int, n: int) -> list[Preference]:
-    rng = np.random.default_rng(seed)
-    made = []
-    for index in range(n):
-        chosen, rejected = rng.permutation(5)[:2]
-        more: dict[str, Any] = {"id": f"{seed}-{index}"} if rng.random() < 0.5 else {}
-        if rng.random() < 0.3:
-            more |= {"label": float(rng.random()), "weight": float(rng.random() + 0.1), "occurred_at": NOON}
-        made.append(prefers(f"u{rng.integers(4)}", f"item-{chosen}", f"item-{rejected}", **more))
-    return made
-
-
-async def all_of(db: Database, name: str) -> list[Any]:
-    """What is stored of everybody, but for the time of arrival."""
-    (summary,) = [each for each in await list_environments(db) if each.environment.name == name]
-    table = await load_preferences(db, name)
-    assert summary.n_preferences == len(table)
-    found: list[Any] = []
-    for index in range(4):
-        user = f"u{index}"
-        state = await user_state(db, name, user)
-        found += [
-            {**one, "occurred_at": one["occurred_at"] == NOON and NOON} for one in await export_user(db, name, user)
-        ]
-        found.append(None if state is None else (state.feedback_count, min(state.first_at, NOON)))
-    return found
 
 
 def groups(names: Sequence[str], seed: int, n: int = 12) -> list[Submission]:
