@@ -3,14 +3,15 @@
 from typing import ClassVar
 
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import Multiprocess
+
+from app.cli.heads import PunctualProtocol
 
 GRACE_SECONDS = 1.0
 # How long an idle connection is kept for a request that is on its way when the process is told to end.
 
 
-class DrainingProtocol(HttpToolsProtocol):
+class DrainingProtocol(PunctualProtocol):
     """Ends an idle connection after one more request, or when none has come for a while.
 
     Without it an idle connection is closed at once, and a client that is just sending its next request has it refused.
@@ -22,7 +23,7 @@ class DrainingProtocol(HttpToolsProtocol):
     @override
     def shutdown(self) -> None:
         DrainingProtocol._draining = True
-        if self._is_idle():
+        if self.is_idle():
             self.loop.call_later(GRACE_SECONDS, self._close_if_idle)
         else:
             self.cycle.keep_alive = False
@@ -34,12 +35,8 @@ class DrainingProtocol(HttpToolsProtocol):
             # The answer says `Connection: close`.
             self.cycle.keep_alive = False
 
-    def _is_idle(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is None or cycle.response_complete
-
     def _close_if_idle(self) -> None:
-        if self._is_idle() and not self.transport.is_closing():
+        if self.is_idle() and not self.transport.is_closing():
             self.transport.close()
 
 

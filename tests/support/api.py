@@ -11,6 +11,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from app.cli.heads import PunctualProtocol
 from app.main import create_app
 from app.settings import Settings
 
@@ -38,7 +39,7 @@ def serving(database_url: str, **values: Any) -> Iterator[str]:
 def serving_app(app: FastAPI) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on")
+        config = uvicorn.Config(app, http=PunctualProtocol, log_config=None, access_log=False, ws="none", lifespan="on")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
