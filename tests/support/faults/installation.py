@@ -41,7 +41,11 @@ SERVER_SETTINGS = {
 
 @contextmanager
 def installed(*, disk_megabytes: int | None = None) -> Iterator["Installation"]:
-    """One that runs, in a folder of its own; with a size, PostgreSQL's data has a disk of its own, that can be full."""
+    """One that runs, in a folder of its own; with a size, PostgreSQL's data has a disk of its own, that can be full.
+
+    Whoever is told to end in between (SIGTERM) leaves no process behind.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="psharelora-faults-") as name, ExitStack() as stack:
         folder = disk = Path(name)
         # Whom PostgreSQL runs as must be able to reach it.
