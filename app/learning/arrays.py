@@ -36,6 +36,15 @@ def writable(array: Real) -> Real:
     return array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
 
 
+def occurring(index: Int, size: int) -> Int:
+    """The distinct entries of an index into `size` rows, ascending, without sorting a long one."""
+    if len(index) < size // 2:
+        return np.unique(index)
+    occurs = np.zeros(size, dtype=np.bool_)
+    occurs[index] = True
+    return np.flatnonzero(occurs)
+
+
 def product(left: Any, right: Any) -> Real:
     """`left @ right` as a dense array, whichever of the two is sparse."""
     return np.asarray(left @ right, dtype=np.float64)

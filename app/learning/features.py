@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.learning.arrays import Real, Table, real
+from app.learning.arrays import Real, Table, occurring, real
 from app.learning.comparisons import Comparisons
 from app.learning.errors import FeatureShapeError
 
@@ -91,7 +91,7 @@ def feature_map_of(comparisons: Comparisons) -> FeatureMap:
     if c.tabular:
         d1, d2 = c.X.shape[1], c.Y.shape[1]
         return FeatureMap(np.zeros(d1), np.ones(d1), np.zeros(d2), np.zeros((d2, 0)), tabular=True)
-    used = c.items[np.unique(c.rows)] if len(c.rows) else c.items
+    used = c.items[occurring(c.rows, len(c.X))] if len(c.rows) else c.items
     centre, scale = used.mean(axis=0), used.std(axis=0)
     scale[scale <= 1e-9 * (1.0 + np.abs(centre))] = 1.0
     context_centre, basis = _context_basis(c)
@@ -99,9 +99,9 @@ def feature_map_of(comparisons: Comparisons) -> FeatureMap:
 
 
 def _context_basis(c: Comparisons) -> tuple[Real, Real]:
-    used = c.Y[np.unique(c.cols)] if len(c.cols) else c.Y
     if c.Y.shape == (1, 1) and c.Y[0, 0] == 1.0:
         return np.zeros(0), np.zeros((0, 0))
+    used = c.Y[occurring(c.cols, len(c.Y))] if len(c.cols) else c.Y
     centre = used.mean(axis=0)
     _, s, Vt = np.linalg.svd(used - centre, full_matrices=False)
     kept = min(MAX_CONTEXT_COLUMNS, int((s > 1e-9 * max(1.0, s[0] if len(s) else 0.0)).sum()))

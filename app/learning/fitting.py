@@ -8,7 +8,7 @@ import numpy as np
 
 from app.learning import evidence, mle
 from app.learning.adapters import Adapters, predictive_moments
-from app.learning.arrays import Int, Real, real
+from app.learning.arrays import Int, Real, occurring, real
 from app.learning.bounded import user_shares
 from app.learning.btl import fit_global_with_ridge
 from app.learning.comparisons import Comparisons
@@ -59,10 +59,10 @@ GLOBAL_TOLERANCE = 1e-7
 """Of the global fit that predicts for users nobody has heard of."""
 TRIAL_COMPARISONS = 200_000
 """Comparisons, of evenly spaced users, that trials, calibration and diagnostics are content with."""
-NO_DEPENDENCE = (0.0,)
-"""Of trajectories: what recurs in them is not told apart from what does not (`design_of`)."""
 KEPT_GROWTH = 1.1
 """Factor of the number of comparisons up to which a warm start's rank, dependence and calibration are kept."""
+HARDLY_RECURS = 0.01
+"""Share of all weight that the strongest dependence would take, below which none is looked for."""
 SAME_SCALE = 1.5
 """A warm start's feature map is kept while no feature's spread changed by more than this factor."""
 
@@ -112,7 +112,7 @@ class _Job:
         c = comparisons
         if c.item_ids is None or self.estimator == "mle":
             return NO_ITEMS
-        ids = np.unique(c.item_ids[np.unique(c.rows)])
+        ids = np.unique(c.item_ids[occurring(c.rows, len(c.X))])
         return np.asarray(ids[ids != NO_IDENTITY], dtype=np.int64)
 
 
@@ -310,7 +310,7 @@ def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal[
         dimensions = job.features.d1 + len(job.item_ids(job.comparisons))
         return Choice(min(rank, dimensions), dependence, (), "rank and dependence were given", everybody=dependence)
     c = job.comparisons.thinned(TRIAL_COMPARISONS)
-    n_active = len(np.unique(c.user))
+    n_active = len(occurring(c.user, c.n_users))
     if n_active < 2:
         return Choice(0, 0.0, (), "fewer than two users have comparisons, so there is nothing to share")
     if rank == 0 and (job.estimator == "mle" or c.tabular):
@@ -332,8 +332,14 @@ def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal[
         ranks=ranks,
         start=begin,
         differ=lambda: _permutation_rank(job, c) > 0,
-        dependences=(dependence,) if dependence != "auto" else NO_DEPENDENCE if c.tabular else DEPENDENCES,
+        dependences=_dependences(job, c) if dependence == "auto" else (dependence,),
     )
+
+
+def _dependences(job: _Job, comparisons: Comparisons) -> tuple[float, ...]:
+    """To be tried: none but 0 where users hardly meet an option again, so that all are the same."""
+    strongest, independent = (float(job.design(comparisons, d).weight.sum()) for d in (DEPENDENCES[-1], 0.0))
+    return DEPENDENCES if strongest < (1 - HARDLY_RECURS) * independent else (0.0,)
 
 
 def _permutation_rank(job: _Job, comparisons: Comparisons) -> int:
@@ -343,7 +349,11 @@ def _permutation_rank(job: _Job, comparisons: Comparisons) -> int:
 
 
 class _Trials:
-    """Fits on one side of every split, measured on the other."""
+    """Fits on one side of every split, measured on the other.
+
+    Each from scratch: begun where another dependence's ended, a trial is nearer to its own end than others are, and
+    ranks are no longer compared fairly.
+    """
 
     def __init__(self, job: _Job, comparisons: Comparisons, splits: Sequence[Split], *, expected: int) -> None:
         self.job, self.expected, self.finished = job, expected * len(splits), 0

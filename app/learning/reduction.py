@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from app.learning.arrays import Real, real
+from app.learning.arrays import Real, occurring, real
 from app.learning.comparisons import Comparisons
 from app.learning.features import FeatureMap
 from app.learning.model import Model, no_adapters
@@ -25,7 +25,7 @@ def row_space(comparisons: Comparisons, features: FeatureMap) -> Real | None:
     """(d1, r) orthonormal basis of what the used rows span; None where that would save nothing."""
     if comparisons.tabular:
         return None
-    used = np.unique(comparisons.rows)
+    used = occurring(comparisons.rows, len(comparisons.X))
     if len(used) >= features.d1:
         return None
     _, s, Vt = np.linalg.svd(features.items(comparisons.items[used]), full_matrices=False)
