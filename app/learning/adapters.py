@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning import kernels
-from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid, writable
+from app.learning.arrays import Int, Real, curvature, inverse, on_lines, real, sigmoid, writable
 from app.learning.design import Design, padded
 from app.learning.lanes import LANES
 from app.learning.parameters import Shared
@@ -155,12 +155,14 @@ def posterior(
         log_volume=np.full(N, np.nan),
     )
     T, precision = writable(shared.T), inverse(shared.T)
-    places = _packed_places(shared.k, shared.d2)
+    places, P = _packed_places(shared.k, shared.d2), given.P
+    if design.d2 == 1:
+        P = rounded_up(P)
     kappa, used, order = design.weight * (design.label - 0.5), np.empty(design.n), design.by_size
 
     def work(first: int, last: int) -> None:
         kernels.e_step(
-            first, last, order, design.pointers, *design.terms, given.P, given.own, design.Y, given.C, places,
+            first, last, order, design.pointers, *design.terms, P, given.own, design.Y, given.C, places,
             given.mean, given.variance, kappa, design.weight, T, precision, iterations, tolerance, out.tilt, used,
             out.means, out.covariances, out.score_mean, out.score_variance, out.likelihood, out.log_volume,
             out.iterations, out.converged,
@@ -168,6 +170,13 @@ def posterior(
 
     kernels.over_lanes(order, design.pointers, work)
     return out
+
+
+def rounded_up(table: Real) -> Real:
+    """The table with columns of zeros up to a multiple of LANES."""
+    wide = on_lines((len(table), -(-table.shape[1] // LANES) * LANES))
+    wide[:, : table.shape[1]] = table
+    return wide
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,19 +202,14 @@ def offsets(design: Design, shared: Shared) -> Offsets:
     if design.n_items:
         doubt = items.bias_variance[design.item]
         kernels.over(design.n, lambda i, j: kernels.row_sums(i, j, design.indptr, design.rows, doubt, variance))
-    lower = _lower(shared.k)
-    C = np.zeros((design.n_rows if design.n_items else 0, -(-len(lower) // LANES) * LANES), np.float32)
-    if design.n_items:
-        flat = items.covariance.reshape(len(items) + 1, -1)
-        few = design.n_rows < len(items)  # one user's few items must not cost a whole catalogue
-        C[:, : len(lower)] = flat[design.item][:, lower] if few else flat[:, lower].astype(np.float32)[design.item]
+    wide = -(-shared.k * (shared.k + 1) // 2 // LANES) * LANES
+    C = on_lines((design.n_rows if design.n_items else 0, wide), np.float32)
+    if design.n_rows < len(items):  # one user's few items must not cost a whole catalogue
+        which, covariance = np.arange(len(C), dtype=np.int32), items.covariance[design.item[: len(C)]]
+    else:
+        which, covariance = design.item, writable(items.covariance)
+    kernels.over(len(C), lambda i, j: kernels.pack(i, j, which, covariance, C))
     return Offsets(P, own, C, design.scores(shared.Theta_0, items.bias), variance)
-
-
-@cache
-def _lower(k: int) -> Int:
-    """Where a flat (k, k) matrix has its lower triangle."""
-    return np.asarray(np.ravel_multi_index(np.tril_indices(k), (k, k)))
 
 
 @cache

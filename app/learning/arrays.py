@@ -10,6 +10,8 @@ Real = NDArray[np.float64]
 Int = NDArray[np.int64]
 Sparse = csr_array[Any, Any]
 Table = Real | Sparse
+LINE = 64
+"""Bytes of a cache line."""
 
 
 def real(values: ArrayLike) -> Real:
@@ -43,6 +45,14 @@ def occurring(index: Int, size: int) -> Int:
     occurs = np.zeros(size, dtype=np.bool_)
     occurs[index] = True
     return np.flatnonzero(occurs)
+
+
+def on_lines(shape: tuple[int, ...], dtype: type[np.floating[Any]] = np.float64) -> NDArray[Any]:
+    """Zeros that begin with a cache line, so that short rows lie on as few as they can."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.zeros(size + LINE, dtype=np.uint8)
+    begin = -room.ctypes.data % LINE
+    return room[begin : begin + size].view(dtype).reshape(shape)
 
 
 def product(left: Any, right: Any) -> Real:

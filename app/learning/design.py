@@ -115,6 +115,11 @@ class Design:
         return _buckets(self.user, self.n_users)
 
     @cached_property
+    def _rows_are_items(self) -> bool:
+        """Is every row of the table the item of its place?"""
+        return self.n_items == len(self.X) and bool((self.item == np.arange(self.n_items)).all())
+
+    @cached_property
     def _owners(self) -> Sparse:
         """(E, M) which rows of the table each item with effects of its own is."""
         known = np.flatnonzero(self.item < self.n_items)
@@ -122,6 +127,8 @@ class Design:
 
     def of_items(self, by_row: Real) -> Real:
         """(E, ...) sums over the rows of the table (M, ...) that are the same item."""
+        if self._rows_are_items:
+            return by_row
         return product(self._owners, by_row)
 
     def scores(self, Theta: Real, bias: Real | None = None) -> Real:

@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.learning import kernels
-from app.learning.adapters import Solution, bound_weights, posterior
-from app.learning.arrays import Int, Real, product, symmetric
+from app.learning.adapters import Solution, bound_weights, posterior, rounded_up
+from app.learning.arrays import Int, Real, on_lines, product, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
 from app.learning.grams import Grams, grams_of
@@ -311,10 +311,10 @@ def row_information(design: Design, solution: Solution, w: Real, k: int) -> tupl
         return np.zeros(0), np.zeros((0, k, k))
     if k == 0:
         return design.of_items(design.row_weights(w)), np.zeros((design.n_items, 0, 0))
-    M, (row, column) = design.n_rows, np.tril_indices(k)
+    M, packed = design.n_rows, k * (k + 1) // 2
 
     def work(first: int, last: int) -> tuple[Real, Real]:
-        h, J = np.zeros(M), np.zeros((M, -(-len(row) // LANES), LANES))
+        h, J = np.zeros(M), on_lines((M, -(-packed // LANES), LANES))
         kernels.row_information(
             first,
             last,
@@ -330,11 +330,14 @@ def row_information(design: Design, solution: Solution, w: Real, k: int) -> tupl
         )
         return h, J
 
-    parts = kernels.over_users(design.pointers, work, room=M * (1 + len(row)))
-    h, J = sum(part[0] for part in parts), np.asarray(sum(part[1] for part in parts)).reshape(M, -1)
-    loaded = np.empty((design.n_items, k, k))
-    loaded[:, row, column] = loaded[:, column, row] = design.of_items(J)[:, : len(row)]
-    return design.of_items(np.asarray(h)), loaded
+    parts = kernels.over_users(design.pointers, work, room=M * (1 + packed))
+    h, J = parts[0]
+    for more_h, more_J in parts[1:]:
+        h += more_h
+        J += more_J
+    by_item, loaded = design.of_items(J.reshape(M, -1)), np.empty((design.n_items, k, k))
+    kernels.over(design.n_items, lambda i, j: kernels.unpack(i, j, by_item, loaded))
+    return design.of_items(h), loaded
 
 
 def with_item_posteriors(shared: Shared, information: Real, loaded: Real) -> Shared:
@@ -483,9 +486,17 @@ def quadratic(design: Design, solution: Solution, w: Real, x: Unknowns, kappa: R
     P, own = design.tables(B, loadings)
     apart = design.n_items > 0 and d2 > 1
     pull = np.zeros(0) if kappa is None else kappa
+    if d2 == 1:
+        P = rounded_up(P)
 
     def work(first: int, last: int) -> tuple[Real, Real]:
-        G, H = np.zeros((M, d2 + int(apart))), np.zeros((M, 2 * k if apart else k))
+        G, H = np.zeros((M, d2 + int(apart))), on_lines((M, 2 * k if apart else P.shape[1]))
+        if d2 == 1:
+            kernels.normal_product_plain(
+                first, last, design.pointers, design.indptr, design.rows, design.signs, P, offset, w, pull,
+                solution.means, solution.covariances, G, H,
+            )  # fmt: skip
+            return G, H
         kernels.normal_product(
             first,
             last,
@@ -507,6 +518,7 @@ def quadratic(design: Design, solution: Solution, w: Real, x: Unknowns, kappa: R
 
     parts = kernels.over_users(design.pointers, work, room=M * (1 + k) * (1 + int(apart)))
     G, H = np.asarray(sum(part[0] for part in parts)), np.asarray(sum(part[1] for part in parts))
+    H = H if apart else H[:, :k]
     of_bias, of_loadings = np.zeros_like(bias), np.zeros_like(loadings)
     if design.n_items:
         of_bias[:-1] = design.of_items(G[:, d2] if apart else G[:, 0])

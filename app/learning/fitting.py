@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from app.learning import evidence, mle
-from app.learning.adapters import Adapters, predictive_moments
+from app.learning.adapters import ADAPTER_TOLERANCE, Adapters, posterior, predictive_moments
 from app.learning.arrays import Int, Real, occurring, real
 from app.learning.bounded import user_shares
 from app.learning.btl import fit_global_with_ridge
@@ -468,8 +468,8 @@ def _in_gauge(job: _Job, design: Design, shared: Shared) -> Shared:
 
 
 def _assemble(job: _Job, design: Design, shared: Shared, ending: Ending, choice: Choice) -> Model:
-    adapters = solve_adapters(shared, design, job.estimator)
-    known = (design, shared, adapters, _fitted_scores(design, shared, adapters))
+    adapters, scores = _solved(job, design, shared)
+    known = (design, shared, adapters, scores)
     if job.shares.min(initial=1.0) < 1.0:
         in_full = design.answered(design.label, design.weight / job.shares[design.user])
         adapters = solve_adapters(shared, in_full, job.estimator)
@@ -499,9 +499,15 @@ def effective_weight(job: _Job, design: Design) -> float:
     return float(design.weight.sum() / given.sum())
 
 
-def _fitted_scores(design: Design, shared: Shared, adapters: Adapters) -> Real:
-    N, p = design.n_users, len(shared.T)
-    return predictive_moments(design, shared, adapters.means.reshape(N, p), adapters.covariances)[0]
+def _solved(
+    job: _Job, design: Design, shared: Shared, *, tolerance: float = ADAPTER_TOLERANCE
+) -> tuple[Adapters, Real]:
+    """Every user's adapter, and (n,) the mean score of every comparison at them."""
+    if job.estimator == "mle":
+        adapters, (N, p) = solve_adapters(shared, design, "mle", tolerance=tolerance), (design.n_users, len(shared.T))
+        return adapters, predictive_moments(design, shared, adapters.means.reshape(N, p), adapters.covariances)[0]
+    solution = posterior(design, shared, tolerance=tolerance)
+    return solution.adapters(design, shared.k), solution.score_mean
 
 
 def _calibration(job: _Job, design: Design, model: Model, tolerance: float) -> Calibration:
@@ -526,8 +532,8 @@ def _calibration(job: _Job, design: Design, model: Model, tolerance: float) -> C
         )
         return found, solve_adapters(found, relabelled, job.estimator, tolerance=1e-4)
 
-    adapters = solve_adapters(model.shared, sample, job.estimator, tolerance=1e-4)
-    known = (sample, model.shared, adapters, _fitted_scores(sample, model.shared, adapters))
+    adapters, scores = _solved(job, sample, model.shared, tolerance=1e-4)
+    known = (sample, model.shared, adapters, scores)
     found = bootstrap(
         sample,
         model.shared,
@@ -546,8 +552,7 @@ def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice
     sigma = singular_values(model.adapters.means)
     warm = job.warm_start
     comparable = warm is not None and warm.rank > 0 and k > 0 and warm.features.d1 == model.features.d1
-    adapters = solve_adapters(model.shared, sample, job.estimator, tolerance=1e-4)
-    scores = _fitted_scores(sample, model.shared, adapters)
+    _, scores = _solved(job, sample, model.shared, tolerance=1e-4)
     start = None if model.everybody is None else (model.everybody.Theta_0, model.everybody.ridge)
     Theta_0 = fit_global_with_ridge(sample, tolerance=START_TOLERANCE, start=start)[0]
     share = sample.n_users / design.n_users

@@ -22,7 +22,8 @@ from numba import njit
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from app.learning.lanes import LANES, add_product, add_scaled, add_singles
+from app.learning.arrays import LINE
+from app.learning.lanes import LANES, add_product, add_row, add_rows, add_scaled, add_singles, fetch, turn
 
 Result = TypeVar("Result")
 
@@ -38,6 +39,10 @@ ROOM = 16
 """Numbers a comparison that the parts of a pass may hold for their sums."""
 SMALL = 20_000
 """Terms below which threads cost more than they save."""
+AHEAD = 2
+"""Comparisons of each lane by which rows of tables are fetched early: tables don't fit a core's own cache."""
+FAR_AHEAD = 16
+"""The same where users are worked on one after the other."""
 OVERRELAXATION = 1.4
 """Of the bound's tightenings: half as many as at 1, of all users and with little scatter."""
 
@@ -209,15 +214,73 @@ def bend(n, c, e, o, weight, kappa, w, pull):
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
+def logarithms(n, e, log):
+    """Write log(1 + e), 0 <= e <= 1, to log: twice the area tangent of e / (2 + e), which is at most a third."""
+    for i in range(n):
+        x = e[i] / (2.0 + e[i])
+        t = x * x
+        s = 1.0 / 33.0
+        for odd in (31.0, 29.0, 27.0, 25.0, 23.0, 21.0, 19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0):
+            s = s * t + 1.0 / odd
+        log[i] = 2.0 * x * s
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
 def load(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, places, z, doubt, Z, S):
     """Z[i] and S[i] = z z^T + C_chosen + C_rejected (packed) of each lane's comparisons start <= i < start + size.
 
-    The entries of C stand at `places` of S.
+    The entries of C stand at `places` of S. Of Z and S, (.., LANES), LANES vectors behind the last are scratch.
     """
-    p, q, wide = z.shape[1], S.shape[1], C.shape[1]
+    p, q = z.shape[1], z.shape[1] * (z.shape[1] + 1) // 2
+    if Y.shape[1] == 1:
+        load_plain(users, start, size, pointers, indptr, rows, signs, P, C, z.shape[1], Z, S)
+    else:
+        load_placed(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, places, z, doubt, Z, S)
+    for i in range(size):  # apart from the loops above: numbers just stored one by one are slow to read as a vector
+        at = 0
+        for a in range(p):
+            add_scaled(S, i * q + at, Z, i * p, Z, i * p + a, a + 1)
+            at += a + 1
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def load_plain(users, start, size, pointers, indptr, rows, signs, P, C, p, Z, S):
+    """The same before the squares, without contexts: rows of P and C as vectors, turned into lanes together.
+
+    P (M, .) has columns of zeros up to a multiple of LANES.
+    """
+    near, wide, q = P.shape[1], C.shape[1], p * (p + 1) // 2
+    zs, doubts = np.empty(LANES * near), np.empty(LANES * wide)
+    for i in range(size):
+        zs[:] = 0.0
+        doubts[:] = 0.0
+        for lane in range(len(users)):
+            j, end = pointers[users[lane]] + start + i, pointers[users[lane] + 1]
+            if j + AHEAD < end:
+                for t in range(indptr[j + AHEAD], indptr[j + AHEAD + 1]):
+                    for line in range(0, near, LINE // 8):
+                        fetch(P, rows[t] * near + line)
+                    for line in range(0, wide, LINE // 4):
+                        fetch(C, rows[t] * wide + line)
+            if j < end:
+                for t in range(indptr[j], indptr[j + 1]):
+                    add_row(zs, lane * near, P, rows[t] * near, float(signs[t]), near)
+                    if wide > 0:
+                        add_singles(doubts, lane * wide, C, rows[t] * wide, wide)
+        turn(Z, i * p, zs, near)
+        if wide > 0:
+            turn(S, i * q, doubts, wide)
+        else:
+            S[i * q : (i + 1) * q] = 0.0
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def load_placed(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, places, z, doubt, Z, S):
+    """The same before the squares, with contexts."""
+    p, wide = z.shape[1], C.shape[1]
+    q = p * (p + 1) // 2
     zs, ss = Z.reshape(Z.size), S.reshape(S.size)
-    if len(users) < LANES or len(C) == 0 or len(places) < q:
-        ss[: size * q * LANES] = 0.0
+    ss[: size * q * LANES] = 0.0
     for lane in range(LANES):
         begin, count = 0, 0
         if lane < len(users):
@@ -231,8 +294,6 @@ def load(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, 
         for i in range(max(count, 0), size):
             for a in range(p):
                 zs[(i * p + a) * LANES + lane] = 0.0
-            for b in range(q):
-                ss[(i * q + b) * LANES + lane] = 0.0
     for i in range(size if len(C) > 0 else 0):
         for lane in range(len(users)):
             j = pointers[users[lane]] + start + i
@@ -240,15 +301,10 @@ def load(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, 
                 continue
             doubt[:] = 0.0
             for t in range(indptr[j], indptr[j + 1]):
-                add_singles(doubt, C, rows[t] * wide, wide)
+                add_singles(doubt, 0, C, rows[t] * wide, wide)
             at = i * q * LANES + lane
             for b in range(len(places)):
                 ss[at + places[b] * LANES] = doubt[b]
-    for i in range(size):  # apart from the loops above: numbers just stored one by one are slow to read as a vector
-        at = 0
-        for a in range(p):
-            add_scaled(S, i * q + at, Z, i * p, Z, i * p + a, a + 1)
-            at += a + 1
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -287,6 +343,29 @@ def solve(A, right, R, G, y, m):
         add_scaled(m, 0, G, row, y, 1, a + 1)
         for b in range(a + 1):
             add_scaled(R, b * (b + 1) // 2, G, row, G, row + b, b + 1)
+
+
+@njit(nogil=True, cache=True)
+def pack(first, last, which, matrices, out):
+    """out[i] = the lower triangle of matrices[which[i]] (k, k), for first <= i < last."""
+    for i in range(first, last):
+        at = 0
+        for a in range(matrices.shape[1]):
+            for b in range(a + 1):
+                out[i, at] = matrices[which[i], a, b]
+                at += 1
+
+
+@njit(nogil=True, cache=True)
+def unpack(first, last, packed, matrices):
+    """Symmetric matrices[i] (k, k) of the lower triangle packed[i], for first <= i < last."""
+    for i in range(first, last):
+        at = 0
+        for a in range(matrices.shape[1]):
+            for b in range(a + 1):
+                matrices[i, a, b] = packed[i, at]
+                matrices[i, b, a] = packed[i, at]
+                at += 1
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -333,10 +412,10 @@ def e_step(
     for g in range(first, last):
         most = max(most, pointers[order[g] + 1] - pointers[order[g]])
     block = min(most, max(1, BLOCK_NUMBERS // (LANES * max(q, 1))))
-    Z, S = np.empty((block, p, LANES)), np.empty((block, q, LANES))
-    room = np.zeros((10, block, LANES))
+    Z, S = np.empty((block * p + LANES, LANES)), np.empty((block * q + LANES, LANES))
+    room = np.zeros((11, block, LANES))
     c, before, o, vo, kappas, weights = room[0], room[1], room[2], room[3], room[4], room[5]
-    pull, w, e, free = room[6], room[7], room[8], room[9]
+    pull, w, e, free, log = room[6], room[7], room[8], room[9], room[10]
     power = np.empty(block * LANES, np.int64)
     scale = power.view(np.float64)
     prior, A, G, R, V = (
@@ -396,6 +475,7 @@ def e_step(
                     roots(flat, ravelled(o), ravelled(vo), ravelled(w), ravelled(e), ravelled(c))
                 if ending:
                     exponentials(flat, ravelled(c), power, scale, ravelled(e))
+                    logarithms(flat, ravelled(e), ravelled(log))
                 if ending or longest > block:
                     for lane in range(len(users)):
                         total = 0.0
@@ -404,7 +484,7 @@ def e_step(
                             tilt[j] = c[i, lane]
                             score_mean[j] = w[i, lane]
                             score_variance[j] = max(c[i, lane] * c[i, lane] - w[i, lane] * w[i, lane], 0.0)
-                            total += kappa[j] * w[i, lane] - weight[j] * (0.5 * c[i, lane] + np.log1p(e[i, lane]))
+                            total += kappa[j] * w[i, lane] - weight[j] * (0.5 * c[i, lane] + log[i, lane])
                         if ending:
                             likelihood[users[lane]] += total
                 if ending:
@@ -609,6 +689,38 @@ def normal_product(
                             H[row, k + c] += s * R[i, c * d2]
 
 
+@njit(nogil=True, cache=True, fastmath=FAST)
+def normal_product_plain(first, last, pointers, indptr, rows, signs, P, offset, w, kappa, means, covariances, G, H):
+    """The same without contexts, a comparison at a time: P (M, .) and H have columns up to a multiple of LANES."""
+    near, p = P.shape[1], means.shape[1]
+    z, R, m, V = np.zeros(near), np.zeros(near), np.zeros(near), np.zeros(p * near)
+    for u in range(first, last):
+        for a in range(p):
+            m[a] = means[u, a]
+            for b in range(p):
+                V[a * near + b] = covariances[u, a, b]
+        for j in range(pointers[u], pointers[u + 1]):
+            if j + FAR_AHEAD < pointers[last]:
+                for t in range(indptr[j + FAR_AHEAD], indptr[j + FAR_AHEAD + 1]):
+                    for line in range(0, near, LINE // 8):
+                        fetch(P, rows[t] * near + line)
+                        fetch(H, rows[t] * near + line)
+            z[:] = 0.0
+            for t in range(indptr[j], indptr[j + 1]):
+                add_row(z, 0, P, rows[t] * near, float(signs[t]), near)
+            score = offset[j]
+            for a in range(near):
+                score += z[a] * m[a]
+            r = w[j] * score - (kappa[j] if len(kappa) > 0 else 0.0)
+            for a in range(near):
+                R[a] = r * m[a]
+                z[a] *= w[j]
+            add_rows(R, 0, V, 0, z, 0, p, near)
+            for t in range(indptr[j], indptr[j + 1]):
+                G[rows[t], 0] += signs[t] * r
+                add_row(H, rows[t] * near, R, 0, float(signs[t]), near)
+
+
 @njit(nogil=True, cache=True)
 def row_information(first, last, pointers, indptr, rows, w, d2, means, covariances, h, J):
     """h[row] += w_j and J[row] += w_j E[W_0 W_0^T] (lower triangle), W_0 the constant column of the user's adapter.
@@ -626,6 +738,10 @@ def row_information(first, last, pointers, indptr, rows, w, d2, means, covarianc
                 i += 1
         for j in range(pointers[u], pointers[u + 1]):
             weight[:] = w[j]
+            if j + AHEAD < pointers[last]:
+                for t in range(indptr[j + AHEAD], indptr[j + AHEAD + 1]):
+                    for line in range(0, wide * LANES, LINE // 8):
+                        fetch(J, rows[t] * wide * LANES + line)
             for t in range(indptr[j], indptr[j + 1]):
                 h[rows[t]] += w[j]
                 add_scaled(J, rows[t] * wide, second, 0, weight, 0, wide)

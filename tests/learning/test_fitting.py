@@ -353,6 +353,16 @@ def test_recurring_items_with_a_taste_of_their_own_lower_the_effective_weight() 
     assert fit(c, rank=2, calibrate=False).effective_weight < 1.0
 
 
+def test_no_dependence_is_looked_for_where_nobody_meets_an_item_twice() -> None:
+    rng = np.random.default_rng(60)
+    X, pairs = rng.standard_normal((800, 3)), rng.permutation(800).reshape(-1, 2)
+    c = Comparisons.from_pairs(X, pairs[:, 0], pairs[:, 1], user=np.repeat(np.arange(40), 10))
+    fitted = fit(c, rank=1, calibrate=False)
+    assert fitted.diagnostics is not None
+    assert {(t.rank, t.dependence) for t in fitted.diagnostics.trials} == {(0, 0.0), (1, 0.0)}
+    assert fitted.dependence == 0.0
+
+
 def test_fold_in_of_many_users_agrees_with_one_at_a_time(model: Model) -> None:
     c = catalogue(np.random.default_rng(61), n_users=9, per_user=11).comparisons
     many = fold_in_users(model, c)
