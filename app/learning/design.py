@@ -280,14 +280,14 @@ def design_of(
         (E,) ascending: the items with effects of their own; none by default.
     """
     c = comparisons
-    order = np.argsort(c.user, kind="stable")
     sorted_ = bool((c.user[1:] >= c.user[:-1]).all())
+    order = np.arange(len(c)) if sorted_ else np.argsort(c.user, kind="stable")
     occurring, row = _used(c.X, c.rows)
     contexts, column = _used(c.Y, c.cols) if features.d2 > 1 else (np.zeros(0, dtype=np.int64), c.cols[:0])
     lengths = np.diff(c.indptr)
     terms = slice(None) if sorted_ else _terms_of(c.indptr, lengths, order)
     indptr = c.indptr if sorted_ else np.concatenate([[0], np.cumsum(lengths[order])])
-    user = c.user[order]
+    user = c.user if sorted_ else c.user[order]
     rows = row[terms].astype(np.int32)
     pointers = np.searchsorted(user, np.arange(c.n_users + 1)).astype(np.int64)
     indptr = np.ascontiguousarray(indptr, dtype=np.int64)
@@ -311,7 +311,7 @@ def design_of(
         pointers=pointers,
         user=user,
         n_users=c.n_users,
-        label=c.label[order],
+        label=c.label if sorted_ else c.label[order],
         weight=weight,
         order=order,
     )
