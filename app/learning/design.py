@@ -117,7 +117,7 @@ class Design:
     @cached_property
     def _rows_are_items(self) -> bool:
         """Is every row of the table the item of its place?"""
-        return self.n_items == len(self.X) and bool((self.item == np.arange(self.n_items)).all())
+        return self.n_items == self.n_rows and bool((self.item == np.arange(self.n_items)).all())
 
     @cached_property
     def _owners(self) -> Sparse:
