@@ -249,7 +249,7 @@ def load_plain(users, start, size, pointers, indptr, rows, signs, P, C, p, Z, S)
 
     P (M, .) has columns of zeros up to a multiple of LANES.
     """
-    near, wide, q = P.shape[1], C.shape[1], p * (p + 1) // 2
+    near, wide, q = P.shape[1], C.shape[1] if len(C) > 0 else 0, p * (p + 1) // 2
     zs, doubts = np.empty(LANES * near), np.empty(LANES * wide)
     for i in range(size):
         zs[:] = 0.0
