@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning import kernels
-from app.learning.arrays import Int, Real, curvature, inverse, on_lines, real, sigmoid, writable
+from app.learning.arrays import AT_HAND, Int, Real, curvature, inverse, on_lines, real, sigmoid, writable
 from app.learning.design import Design, padded
 from app.learning.lanes import LANES
 from app.learning.parameters import Shared
@@ -174,6 +174,8 @@ def posterior(
 
 def rounded_up(table: Real) -> Real:
     """The table with columns of zeros up to a multiple of LANES."""
+    if not table.shape[1] % LANES and table.nbytes < AT_HAND:
+        return table
     wide = on_lines((len(table), -(-table.shape[1] // LANES) * LANES))
     wide[:, : table.shape[1]] = table
     return wide
@@ -204,11 +206,9 @@ def offsets(design: Design, shared: Shared) -> Offsets:
         kernels.over(design.n, lambda i, j: kernels.row_sums(i, j, design.indptr, design.rows, doubt, variance))
     wide = -(-shared.k * (shared.k + 1) // 2 // LANES) * LANES
     C = on_lines((design.n_rows if design.n_items else 0, wide), np.float32)
-    if design.n_rows < len(items):  # one user's few items must not cost a whole catalogue
-        which, covariance = np.arange(len(C), dtype=np.int32), items.covariance[design.item[: len(C)]]
-    else:
-        which, covariance = design.item, writable(items.covariance)
-    kernels.over(len(C), lambda i, j: kernels.pack(i, j, which, covariance, C))
+    if design.n_items:
+        covariance = writable(items.covariance)
+        kernels.over(len(C), lambda i, j: kernels.pack(i, j, design.item, covariance, C))
     return Offsets(P, own, C, design.scores(shared.Theta_0, items.bias), variance)
 
 

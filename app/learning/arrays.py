@@ -1,5 +1,6 @@
 """Array types and small conventions shared by the numeric core."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ Sparse = csr_array[Any, Any]
 Table = Real | Sparse
 LINE = 64
 """Bytes of a cache line."""
+AT_HAND = 2**18
+"""Bytes of a table that a core's own cache holds, wherever its rows begin."""
 
 
 def real(values: ArrayLike) -> Real:
@@ -49,7 +52,9 @@ def occurring(index: Int, size: int) -> Int:
 
 def on_lines(shape: tuple[int, ...], dtype: type[np.floating[Any]] = np.float64) -> NDArray[Any]:
     """Zeros that begin with a cache line, so that short rows lie on as few as they can."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < AT_HAND:
+        return np.zeros(shape, dtype)
     room = np.zeros(size + LINE, dtype=np.uint8)
     begin = -room.ctypes.data % LINE
     return room[begin : begin + size].view(dtype).reshape(shape)

@@ -88,7 +88,7 @@ class Design:
 
     def counts(self) -> Int:
         """(N,) comparisons of each user."""
-        return np.diff(self.pointers)
+        return self.pointers[1:] - self.pointers[:-1]
 
     @cached_property
     def by_size(self) -> Int:
@@ -284,9 +284,11 @@ def design_of(
     order = np.arange(len(c)) if sorted_ else np.argsort(c.user, kind="stable")
     occurring, row = _used(c.X, c.rows)
     contexts, column = _used(c.Y, c.cols) if features.d2 > 1 else (np.zeros(0, dtype=np.int64), c.cols[:0])
-    lengths = np.diff(c.indptr)
-    terms = slice(None) if sorted_ else _terms_of(c.indptr, lengths, order)
-    indptr = c.indptr if sorted_ else np.concatenate([[0], np.cumsum(lengths[order])])
+    terms: Int | slice = slice(None)
+    indptr = c.indptr
+    if not sorted_:
+        lengths = np.diff(c.indptr)
+        terms, indptr = _terms_of(c.indptr, lengths, order), np.concatenate([[0], np.cumsum(lengths[order])])
     user = c.user if sorted_ else c.user[order]
     rows = row[terms].astype(np.int32)
     pointers = np.searchsorted(user, np.arange(c.n_users + 1)).astype(np.int64)
