@@ -20,7 +20,7 @@ from app.api import prepare as prepare_api
 from app.console import router as console
 from app.encoders import encoder_for, probe_dim
 from app.learning import prepare as prepare_learning
-from app.observability import HttpMetrics, configure_logging
+from app.observability import HttpMetrics, configure_logging, configure_tracing, end_tracing
 from app.policy import prepare as prepare_planner
 from app.serving import ServingRuntime
 from app.settings import Settings
@@ -34,7 +34,7 @@ SWITCH_SECONDS = 0.001
 
 def create_app(settings: Settings) -> FastAPI:
     """The application for these settings; what it needs is opened and closed by its lifespan."""
-    metrics = HttpMetrics()
+    metrics = HttpMetrics(settings.metrics_dir)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -93,6 +93,10 @@ def _kept_from_collection() -> Iterator[None]:
 @asynccontextmanager
 async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
+        if settings.tracing == "on":
+            configure_tracing("api")
+            stack.push_async_callback(anyio.to_thread.run_sync, end_tracing)
+        stack.callback(metrics.write)
         url = await _database_url(settings, stack)
         db = Database(url, pool_size=settings.database_pool_size)
         stack.push_async_callback(db.dispose)
@@ -114,11 +118,15 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
             compute_threads=settings.compute_threads,
             plan_seconds=settings.plan_seconds,
             plan_tolerance=settings.plan_tolerance,
+            folded_in=metrics.count_fold_in,
         )
         stack.push_async_callback(runtime.aclose)
         log.info("started", embedded_database=settings.database_url is None, authentication=settings.auth)
-        writer = Writer(db)
+        writer = Writer(db, committed=metrics.count_commit)
         stack.push_async_callback(writer.aclose)
+        metrics.watch(
+            waiting_preferences=lambda: writer.waiting_rows, database_connections=lambda: db.connections_in_use
+        )
         yield Services(
             db=db,
             current=current,

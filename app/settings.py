@@ -74,6 +74,16 @@ class Settings(BaseSettings):
     stalled_seconds: float = Field(default=30.0, gt=0)
     """A worker not heard of for this long is taken for dead, and its job is taken up again."""
 
+    metrics_dir: Path | None = None
+    """Where API processes of one host keep their counts, so that each answers /metrics for all; with several workers
+    `psharelora serve` makes a temporary one."""
+
+    worker_metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """A port on which `psharelora worker` answers /metrics, on PSHARELORA_HOST; without it, it listens nowhere."""
+
+    tracing: Literal["off", "on"] = "off"
+    """`on` sends OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says; needs `psharelora[tracing]`."""
+
     embeddings_api_key: SecretStr | None = None
     """Bearer token for environments whose encoder is an embeddings endpoint."""
 

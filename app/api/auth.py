@@ -121,6 +121,14 @@ async def _key_of(services: Services, header: str | None) -> ApiKey:
     return await services.current.key(secret)
 
 
+async def key_if_sent(request: Request) -> ApiKey | None:
+    """For addresses that answer everybody, and more to those who have a key."""
+    services: Services = request.app.state.services
+    if request.headers.get("authorization") is None and not services.open_to_all:
+        return None
+    return await _key_of_request(request.scope)
+
+
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key, as `Bearer <key>`.")
 
 

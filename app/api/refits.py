@@ -6,18 +6,22 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+import structlog
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.api.auth import Admin, can_see
 from app.api.environments import EnvironmentName, example
-from app.api.problems import problems
+from app.api.problems import problems, request_id_of
 from app.api.schemas.models import RefitAnswer, RefitList, RetrainAnswer
 from app.api.services import Services, UsedServices
 from app.domain import ApiKey, NotFoundError, Refit, RefitState, StoreUnavailableError
+from app.observability import traceparent
 from app.store import Database, cancel_refit, get_refit, list_refits, request_refit
 
 router = APIRouter(tags=["refits"])
+
+log = structlog.get_logger()
 
 LOOK_SECONDS = 0.25
 """How often a refit that is followed is looked at; the worker writes its progress every half second."""
@@ -57,8 +61,14 @@ _REFIT: dict[str, Any] = {
         **problems("not-found"),
     },
 )
-async def retrain(environment: EnvironmentName, services: UsedServices, _: Admin, response: Response) -> RetrainAnswer:
-    refit, joined = await request_refit(services.db, environment)
+async def retrain(
+    environment: EnvironmentName, services: UsedServices, _: Admin, request: Request, response: Response
+) -> RetrainAnswer:
+    origin = {"request_id": request_id_of(request.scope)}
+    if (parent := traceparent()) is not None:
+        origin["traceparent"] = parent
+    refit, joined = await request_refit(services.db, environment, origin=origin)
+    log.info("refit_requested", environment=environment, refit=str(refit.id), joined=joined)
     response.headers["Location"] = f"/v1/admin/refits/{refit.id}"
     return RetrainAnswer.of_call(refit, joined=joined)
 

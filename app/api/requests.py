@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_response
 from app.domain import StoreUnavailableError
-from app.observability import HttpMetrics
+from app.observability import HttpMetrics, is_tracing, span
 from app.store import note_failure
 
 log = structlog.get_logger()
@@ -53,7 +53,26 @@ class Requests:
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._answer(scope, receive, _Sender(send, scope, request_id))
+            if is_tracing():
+                await self._traced(scope, receive, _Sender(send, scope, request_id))
+            else:
+                await self._answer(scope, receive, _Sender(send, scope, request_id))
+
+    async def _traced(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
+        """Below the caller's own span, if it sent one; named by the route, which holds no user's name."""
+        parent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+        with span(scope["method"], kind="server", parent=parent.decode("latin-1") or None) as opened:
+            await self._answer(scope, receive, sender)
+            route = getattr(scope.get("route"), "path", "unmatched")
+            opened.update_name(f"{scope['method']} {route}")
+            opened.set_attributes(
+                {
+                    "http.request.method": scope["method"],
+                    "http.route": route,
+                    "http.response.status_code": sender.status or 499,
+                    "psharelora.request_id": sender.request_id,
+                }
+            )
 
     async def _answer(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
         begun = time.perf_counter()
@@ -92,7 +111,7 @@ class _Sender:
     def __init__(self, send: Send, scope: Scope, request_id: str) -> None:
         self._send = send
         self._scope = scope
-        self._request_id = request_id
+        self.request_id = request_id
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -100,7 +119,7 @@ class _Sender:
             self.status = message["status"]
             headers = list(message.get("headers", ()))
             present = {name for name, _ in headers}
-            headers.append((b"x-request-id", self._request_id.encode()))
+            headers.append((b"x-request-id", self.request_id.encode()))
             headers.extend(one for one in _RAW_HEADERS if one[0] not in present)
             if self._scope["scheme"] == "https":
                 headers.extend(_OVER_TLS)

@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -47,8 +48,10 @@ def serve(
     refuse_taken_port(settings.host, settings.port)
     # uvicorn ends in good order and then sends itself the signal again; this process still has its database to leave.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with database_url(settings) as url, suppress(KeyboardInterrupt):
+    with database_url(settings) as url, ExitStack() as stack, suppress(KeyboardInterrupt):
         migrate_database(url)
+        if settings.workers > 1 and settings.metrics_dir is None:
+            os.environ["PSHARELORA_METRICS_DIR"] = stack.enter_context(TemporaryDirectory(prefix="psharelora-metrics-"))
         os.environ["PSHARELORA_DATABASE_POOL_SIZE"] = str(pool_size(settings, server_connections(url)))
         config = uvicorn.Config(
             "app.main:create_app_from_environment",

@@ -5,6 +5,7 @@ memory, unless something changed); all that is kept here is keyed by these, so a
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +17,7 @@ import numpy as np
 from app.domain import (
     CatalogEnvironment,
     Context,
+    CorruptModelError,
     InvalidInputError,
     MdpEnvironment,
     ModelNotReadyError,
@@ -27,6 +29,7 @@ from app.domain import (
 from app.domain.arrays import ItemTable, PreferenceTable
 from app.domain.doubt import SetKind
 from app.learning import NO_DEBT, Adapter, Debt, debt, fold_in
+from app.observability import span
 from app.serving.advantages import explain_action
 from app.serving.answers import (
     ActionAnswer,
@@ -124,6 +127,8 @@ class ServingRuntime:
         Time that a robust policy may take; then the best certified policy so far is the answer.
     plan_tolerance
         Relative gap at which a robust policy counts as solved.
+    folded_in
+        Called after every fold-in with the seconds that it took.
     """
 
     def __init__(
@@ -135,8 +140,10 @@ class ServingRuntime:
         compute_threads: int = 2,
         plan_seconds: float = 2.0,
         plan_tolerance: float = 1e-4,
+        folded_in: Callable[[float], None] | None = None,
     ) -> None:
         self._db = db
+        self._folded_in = folded_in
         self._current = current or Current(db, Notices(db.url))
         self._threads = ThreadPoolExecutor(compute_threads, thread_name_prefix="serving")
         self._snapshots = Memo[tuple[int, int, int], Snapshot](SNAPSHOT_BYTES, size=lambda one: one.size)
@@ -144,6 +151,8 @@ class ServingRuntime:
         self._scenes = Memo[Versions, Scene](SCENE_BYTES, size=lambda one: one.size)
         self._past = Memo[Versions, Scene](PAST_BYTES, size=lambda one: one.size + one.snapshot.size)
         self._newest: dict[int, Versions] = {}
+        self.unreadable_models = set[tuple[int, int]]()
+        """Environments' ids and versions that were asked for and could not be read."""
         self._shared = Shared(db, cache_dir, self._compute)
         self._current.tell(self._shared.forget)
         self._current.tell(self._forget)
@@ -515,7 +524,11 @@ class ServingRuntime:
         version = environment.published_version
         assert version is not None
         key = (here, environment.revision, version)
-        snapshot = await self._snapshots.get(key, lambda: self._load_snapshot(environment, version))
+        try:
+            snapshot = await self._snapshots.get(key, lambda: self._load_snapshot(environment, version))
+        except (CorruptModelError, KeyError, ValueError):
+            self.unreadable_models.add((here, version))
+            raise
         catalogue = await self._catalogue(environment)
         before = self._newest.get(here)
         known = None if before is None else self._scenes.peek(before)
@@ -572,8 +585,13 @@ class ServingRuntime:
         stored = await stored_adapter(self._db, env, snapshot.version, user)
         if stored is not None and stored.feedback_count == feedback_count:
             return FoldedUser.of(snapshot.model, Adapter.from_arrays(stored.arrays), feedback_count)
-        said = await user_comparisons(self._db, env, user)
-        return await self._compute(lambda: FoldedUser.of(snapshot.model, fold_in_user(snapshot, said), len(said)))
+        begun = time.perf_counter()
+        with span("fold_in"):
+            said = await user_comparisons(self._db, env, user)
+            folded = await self._compute(lambda: FoldedUser.of(snapshot.model, fold_in_user(snapshot, said), len(said)))
+        if self._folded_in is not None:
+            self._folded_in(time.perf_counter() - begun)
+        return folded
 
     async def _plan(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._planning, work)

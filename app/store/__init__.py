@@ -20,7 +20,16 @@ from app.store.environments import (
     put_environment,
 )
 from app.store.events import EVENT_LIFETIME, find_event, note_event, record_event
-from app.store.health import EnvironmentAge, Installation, installation
+from app.store.health import (
+    EnvironmentAge,
+    EnvironmentHealth,
+    Installation,
+    QueueHealth,
+    environment_health,
+    installation,
+    published_models,
+    queue_health,
+)
 from app.store.importing import Imported, draw_numbers, import_item_preferences, import_preferences
 from app.store.items import Upserted, all_items, item_features, list_items, retire_item, upsert_items
 from app.store.keys import authenticate, create_key, list_keys, revoke_key, rotate_key
@@ -89,6 +98,7 @@ __all__ = [
     "Database",
     "EmbeddedPostgres",
     "EnvironmentAge",
+    "EnvironmentHealth",
     "EnvironmentState",
     "EnvironmentSummary",
     "Erased",
@@ -100,6 +110,7 @@ __all__ = [
     "NewModel",
     "Notice",
     "Notices",
+    "QueueHealth",
     "Recorder",
     "SchemaBehindError",
     "SchemaState",
@@ -123,6 +134,7 @@ __all__ = [
     "delete_environment",
     "draw_numbers",
     "due_environments",
+    "environment_health",
     "environment_summary",
     "erase_user",
     "erasure_count",
@@ -153,9 +165,11 @@ __all__ = [
     "prepare_import",
     "promote_model",
     "publish_model",
+    "published_models",
     "pull_forward",
     "put_environment",
     "queue_app",
+    "queue_health",
     "record_event",
     "record_preferences",
     "refresh_statistics",

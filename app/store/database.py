@@ -11,8 +11,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from app.domain import StoreUnavailableError
+from app.observability import span
 from app.store.patience import patient
 
 P = ParamSpec("P")
@@ -123,6 +125,12 @@ class Database:
         for listener in self._told:
             listener(change)
 
+    @property
+    def connections_in_use(self) -> int:
+        pool = self.engine.pool
+        assert isinstance(pool, QueuePool)
+        return pool.checkedout()
+
     async def dispose(self) -> None:
         for connection in list(self._lasting):
             await self.give_up(connection)
@@ -152,12 +160,15 @@ def look_up(deed: Deed[P, T]) -> Act[P, T]:
 
 
 def _whole(deed: Deed[P, T], isolation: str) -> Act[P, T]:
+    name = f"db {getattr(deed, '__name__', 'transaction')}"
+
     @functools.wraps(deed)
     async def act(db: Database, /, *args: P.args, **kwargs: P.kwargs) -> T:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with db.begin(isolation=isolation) as connection:
-                    return await deed(connection, *args, **kwargs)
+                with span(name):
+                    async with db.begin(isolation=isolation) as connection:
+                        return await deed(connection, *args, **kwargs)
             except (OperationalError, psycopg.OperationalError) as error:
                 if attempt == ATTEMPTS:
                     message = f"The database gave up {ATTEMPTS} times: {_first_line(error)}"

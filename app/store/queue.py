@@ -1,7 +1,7 @@
 """The job queue, which lives in the same database: procrastinate's tables, written in our own transactions."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import procrastinate
 from sqlalchemy import text
@@ -12,7 +12,7 @@ from app.store.patience import patient
 
 QUEUE = "refits"
 REFIT_TASK = "refit"
-"""The name of the task that the worker registers; its only argument is `refit_id`, a string."""
+"""The name of the task that the worker registers; its arguments are `refit_id`, a string, and perhaps `origin`."""
 
 _DEFER = text(
     """
@@ -50,15 +50,20 @@ async def pull_forward(connection: AsyncConnection, *, longest_seconds: float) -
     return len(pulled.all())
 
 
-async def enqueue_refit(connection: AsyncConnection, environment_id: int, refit_id: str) -> None:
-    """Enqueue the job of a refit; it exists when the transaction commits. One environment's refits run one by one."""
+async def enqueue_refit(
+    connection: AsyncConnection, environment_id: int, refit_id: str, origin: Mapping[str, str]
+) -> None:
+    """Enqueue the job of a refit; it exists when the transaction commits. One environment's refits run one by one.
+
+    `origin` says whose wish it was: the worker's log lines and spans have it.
+    """
     await connection.execute(
         _DEFER,
         {
             "queue": QUEUE,
             "task": REFIT_TASK,
             "lock": f"environment:{environment_id}",
-            "args": json.dumps({"refit_id": refit_id}),
+            "args": json.dumps({"refit_id": refit_id, **({"origin": dict(origin)} if origin else {})}),
         },
     )
 

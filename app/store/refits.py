@@ -46,8 +46,13 @@ class Heard:
 
 
 @transaction
-async def request_refit(connection: AsyncConnection, name: str, reason: str = "request") -> tuple[Refit, bool]:
-    """Ask for a refit and enqueue its job; the second value says that one was waiting already, which this joins."""
+async def request_refit(
+    connection: AsyncConnection, name: str, reason: str = "request", *, origin: Mapping[str, str] | None = None
+) -> tuple[Refit, bool]:
+    """Ask for a refit and enqueue its job; the second value says that one was waiting already, which this joins.
+
+    `origin` (`request_id`, `traceparent`) goes with the job to the worker.
+    """
     environment = await lock_environment(connection, name)
     while True:
         refit_id = uuid4()
@@ -64,7 +69,7 @@ async def request_refit(connection: AsyncConnection, name: str, reason: str = "r
             ).returning(refits.c.id)
         )
         if created is not None:
-            await enqueue_refit(connection, environment.id, str(refit_id))
+            await enqueue_refit(connection, environment.id, str(refit_id), origin or {})
             await note(connection, "refit.request", name, str(refit_id))
             return await _read(connection, refit_id), False
         waiting = await connection.scalar(

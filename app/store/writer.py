@@ -6,7 +6,7 @@ a busy one commits few and large groups. What waits is bounded, and so is how lo
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,6 +79,8 @@ class Writer:
         How much may wait, and for how long, before it is refused.
     group_seconds
         How long a transaction may take with its repetitions.
+    committed
+        Called after a group's transaction with how many preferences it stored, and in how many seconds.
     """
 
     def __init__(
@@ -89,8 +91,10 @@ class Writer:
         waiting_rows: int = WAITING_ROWS,
         waiting_seconds: float = WAITING_SECONDS,
         group_seconds: float = GROUP_SECONDS,
+        committed: Callable[[int, float], None] | None = None,
     ) -> None:
         self._db = db
+        self._committed = committed
         self._group_rows = group_rows
         self._max_waiting_rows = waiting_rows
         self._waiting_seconds = waiting_seconds
@@ -114,6 +118,11 @@ class Writer:
         self._waiting_rows += len(batch)
         self._begin_groups()
         return await waiting.future
+
+    @property
+    def waiting_rows(self) -> int:
+        """Preferences that no transaction has begun to store."""
+        return self._waiting_rows
 
     async def aclose(self) -> None:
         """Store and acknowledge all that waits."""
@@ -167,8 +176,13 @@ class Writer:
         return waiting
 
     async def _record(self, group: Sequence[_Waiting]) -> None:
+        begun = asyncio.get_running_loop().time()
+        stored = 0
         for waiting, outcome in zip(group, await self._outcomes(group), strict=True):
             _settle(waiting, outcome)
+            stored += 0 if isinstance(outcome, DomainError) else len(waiting.submission.batch)
+        if stored and self._committed is not None:
+            self._committed(stored, asyncio.get_running_loop().time() - begun)
         before = self._n_rows
         self._n_rows += sum(len(waiting.submission.batch) for waiting in group)
         if before < FIRST_ROWS <= self._n_rows:

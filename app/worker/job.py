@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -21,6 +22,7 @@ from app.domain import (
     StoreUnavailableError,
 )
 from app.learning import InvalidComparisonsError
+from app.observability import WorkerMetrics, span
 from app.store import QUEUE, REFIT_TASK, Database, begin_refit, finish_refit, get_refit
 from app.worker.progress import CancelledRefitError, OvertakenError, Progress, ShutdownError, written
 from app.worker.refit import refit
@@ -64,26 +66,48 @@ class OwnJobs:
 
 
 def register_refit(
-    app: procrastinate.App, db: Database, *, shutdown: threading.Event, retry_seconds: float, own: OwnJobs
+    app: procrastinate.App,
+    db: Database,
+    *,
+    shutdown: threading.Event,
+    retry_seconds: float,
+    own: OwnJobs,
+    metrics: WorkerMetrics,
 ) -> None:
     """Give the queue's app its one task, which notes in `own` what it does."""
 
     @app.task(name=REFIT_TASK, queue=QUEUE, retry=BackOff(retry_seconds), pass_context=True)
-    async def refit_job(context: procrastinate.JobContext, refit_id: str) -> None:
+    async def refit_job(
+        context: procrastinate.JobContext, refit_id: str, origin: Mapping[str, str] | None = None
+    ) -> None:
         job = context.job
         assert job.id is not None
         own.ended.pop(job.id, None)
         if job.worker_id is not None:
             own.workers.add(job.worker_id)
+        last = job.attempts + 1 >= MAX_ATTEMPTS
         try:
-            await run_job(db, UUID(refit_id), last=job.attempts + 1 >= MAX_ATTEMPTS, shutdown=shutdown)
+            await run_job(db, UUID(refit_id), last=last, shutdown=shutdown, origin=origin, metrics=metrics)
         finally:
             own.ended[job.id] = time.monotonic()
 
 
-async def run_job(db: Database, refit_id: UUID, *, last: bool, shutdown: threading.Event) -> None:
+async def run_job(
+    db: Database,
+    refit_id: UUID,
+    *,
+    last: bool,
+    shutdown: threading.Event,
+    origin: Mapping[str, str] | None = None,
+    metrics: WorkerMetrics | None = None,
+) -> None:
     """One attempt at a refit; what it raises is tried again. `last`: a failure now is final."""
-    with structlog.contextvars.bound_contextvars(refit=str(refit_id)):
+    asked = origin or {}
+    bound = {name: asked[name] for name in ("request_id",) if name in asked}
+    with (
+        structlog.contextvars.bound_contextvars(refit=str(refit_id), **bound),
+        span("refit", {"psharelora.refit": str(refit_id)}, kind="consumer", parent=asked.get("traceparent")),
+    ):
         try:
             attempt = await begin_refit(db, refit_id)
         except (RefitStateError, NotFoundError) as error:
@@ -95,30 +119,46 @@ async def run_job(db: Database, refit_id: UUID, *, last: bool, shutdown: threadi
                 db, refit_id, attempt, f"It was begun {MAX_BEGINNINGS} times, and each time the worker was lost."
             )
             return
-        await _attempt(db, refit_id, attempt, last=last, shutdown=shutdown)
+        counted = metrics or WorkerMetrics()
+        counted.begin_refit()
+        progress = Progress(shutdown)
+        outcome = "again"
+        try:
+            outcome = await _attempt(db, refit_id, attempt, last=last, progress=progress)
+        finally:
+            counted.end_refit(outcome, progress.seconds)
 
 
-async def _attempt(db: Database, refit_id: UUID, attempt: int, *, last: bool, shutdown: threading.Event) -> None:
+async def _attempt(db: Database, refit_id: UUID, attempt: int, *, last: bool, progress: Progress) -> str:
+    """How it ended."""
     name = (await get_refit(db, refit_id)).environment
-    progress = Progress(shutdown)
     log.info("refit_begun", environment=name, attempt=attempt)
     try:
         async with written(db, refit_id, attempt, progress):
             model = await refit(db, name, refit_id, attempt, progress)
+        progress.end_phase()
         await finish_refit(db, refit_id, attempt, RefitState.SUCCEEDED, metrics=model.metrics)
-        log.info("refit_succeeded", environment=name, version=model.version, status=model.status, reason=model.reason)
+        log.info(
+            "refit_succeeded",
+            environment=name,
+            version=model.version,
+            status=model.status,
+            reason=model.reason,
+            seconds=progress.seconds,
+        )
     except CancelledRefitError:
-        await _cancel(db, refit_id, attempt)
+        return await _cancel(db, refit_id, attempt)
     except (OvertakenError, NotFoundError) as error:
         log.info("refit_abandoned", environment=name, attempt=attempt, reason=str(error) or "begun again elsewhere")
+        return "abandoned"
     except RefitStateError:
         if not (await get_refit(db, refit_id)).cancel_requested:
             log.info("refit_abandoned", environment=name, attempt=attempt, reason="begun again elsewhere")
-            return
-        await _cancel(db, refit_id, attempt)
+            return "abandoned"
+        return await _cancel(db, refit_id, attempt)
     except (InvalidInputError, InvalidComparisonsError, ValueError) as error:
         # The same input would fail again.
-        await _fail(db, refit_id, attempt, str(error))
+        return await _fail(db, refit_id, attempt, str(error))
     except (ShutdownError, StoreUnavailableError):
         raise
     except Exception as error:
@@ -126,18 +166,21 @@ async def _attempt(db: Database, refit_id: UUID, attempt: int, *, last: bool, sh
             log.warning("refit_to_be_tried_again", environment=name, attempt=attempt, error=type(error).__name__)
             raise
         log.exception("refit_failed", environment=name, attempt=attempt)
-        await _fail(db, refit_id, attempt, f"It failed {MAX_ATTEMPTS} times, at last with {_words(error)}")
+        return await _fail(db, refit_id, attempt, f"It failed {MAX_ATTEMPTS} times, at last with {_words(error)}")
+    return "succeeded"
 
 
-async def _cancel(db: Database, refit_id: UUID, attempt: int) -> None:
+async def _cancel(db: Database, refit_id: UUID, attempt: int) -> str:
     await finish_refit(db, refit_id, attempt, RefitState.CANCELLED)
     log.info("refit_cancelled", attempt=attempt)
+    return "cancelled"
 
 
-async def _fail(db: Database, refit_id: UUID, attempt: int, sentence: str) -> None:
+async def _fail(db: Database, refit_id: UUID, attempt: int, sentence: str) -> str:
     await finish_refit(db, refit_id, attempt, RefitState.FAILED, error=sentence)
     # The sentence is the refit's own `error`; it may quote what was said, and a log must not.
     log.info("refit_ended_in_failure", attempt=attempt)
+    return "failed"
 
 
 def _words(error: Exception) -> str:

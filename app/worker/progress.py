@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -51,6 +52,9 @@ class Progress:
         self.stop: type[StoppedError] | None = None
         self.erasures: int | None = None
         """How many there had been before the preferences were loaded, once they are."""
+        self.seconds: dict[str, float] = {}
+        """Of the phases that are behind; where a fit begins again, of both."""
+        self._begun = time.monotonic()
         self._shutdown = shutdown
 
     def begin_again(self) -> None:
@@ -67,11 +71,19 @@ class Progress:
         StoppedError
             The subclass says why.
         """
+        if phase is not self.phase:
+            self.end_phase()
         self.phase, self.done = phase, done
         if self.stop is not None:
             raise self.stop
         if self._shutdown.is_set():
             raise ShutdownError
+
+    def end_phase(self) -> None:
+        now = time.monotonic()
+        phase = str(self.phase)
+        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + now - self._begun, 3)
+        self._begun = now
 
     def within(self, phase: RefitPhase, begin: float, end: float) -> Report[FitProgress]:
         """A fit's own progress as a part of the refit's."""

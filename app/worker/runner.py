@@ -5,7 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 
 import procrastinate
 import psycopg
@@ -14,6 +15,7 @@ from procrastinate.exceptions import ProcrastinateException
 
 from app.domain import NotFoundError, StoreUnavailableError
 from app.learning import prepare as prepare_learning
+from app.observability import WorkerMetrics, configure_tracing, end_tracing
 from app.policy import prepare as prepare_planner
 from app.settings import Settings
 from app.store import (
@@ -60,14 +62,15 @@ async def run_worker(
     """
     stopping = asyncio.Event() if stop is None else stop
     db = Database(url, pool_size=CONCURRENCY * 2 + 2, patience_seconds=PATIENCE_SECONDS)
+    metrics = WorkerMetrics()
     try:
-        with _signals(stopping):
+        with _signals(stopping), _observed(metrics, settings):
             # Compiling in the middle of a refit would hold up the heartbeats.
             await asyncio.to_thread(prepare_learning)
             await asyncio.to_thread(prepare_planner)
             while not stopping.is_set():
                 try:
-                    await _work(url, db, settings, stopping, retry_seconds)
+                    await _work(url, db, settings, stopping, retry_seconds, metrics)
                 except _AWAY as error:
                     log.warning("worker_lost_the_database", error=str(error))
                 await _pause(stopping, 0 if stopping.is_set() else RESTART_SECONDS)
@@ -75,12 +78,19 @@ async def run_worker(
         await db.dispose()
 
 
-async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Event, retry_seconds: float) -> None:
+async def _work(
+    url: str,
+    db: Database,
+    settings: Settings,
+    stopping: asyncio.Event,
+    retry_seconds: float,
+    metrics: WorkerMetrics,
+) -> None:
     """Work on one opening of the queue; it ends with `stopping`, or when the database is away."""
     shutdown = threading.Event()
     app = queue_app(url, pool_size=CONCURRENCY + 4)
     own = OwnJobs()
-    register_refit(app, db, shutdown=shutdown, retry_seconds=retry_seconds, own=own)
+    register_refit(app, db, shutdown=shutdown, retry_seconds=retry_seconds, own=own, metrics=metrics)
     async with app.open_async():
         stalled = settings.stalled_seconds
         worker = asyncio.create_task(
@@ -97,7 +107,7 @@ async def _work(url: str, db: Database, settings: Settings, stopping: asyncio.Ev
         )
         loops = [
             asyncio.create_task(_every(settings.schedule_seconds, lambda: request_due_refits(db))),
-            asyncio.create_task(_every(stalled / 3, lambda: _take_up_stalled(app, db, stalled, own))),
+            asyncio.create_task(_every(stalled / 3, lambda: _take_up_stalled(app, db, stalled, own, metrics))),
         ]
         log.info("worker_started")
         stopped = asyncio.create_task(stopping.wait())
@@ -122,12 +132,15 @@ async def request_due_refits(db: Database) -> list[str]:
     return due
 
 
-async def _take_up_stalled(app: procrastinate.App, db: Database, stalled_seconds: float, own: OwnJobs) -> None:
+async def _take_up_stalled(
+    app: procrastinate.App, db: Database, stalled_seconds: float, own: OwnJobs, metrics: WorkerMetrics
+) -> None:
     pulled = await pull_forward(db, longest_seconds=LONGEST_WAIT_SECONDS)
     if pulled:
         log.warning("jobs_waited_for_another_clock", jobs=pulled)
     count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds, own_workers=own.workers)
     if count:
+        metrics.count_stalled(count)
         log.warning("stalled_jobs_taken_up", jobs=count)
     before = time.monotonic() - UNHEARD_SECONDS
     ended = {job for job, moment in own.ended.items() if moment < before}
@@ -150,6 +163,18 @@ async def _every(seconds: float, deed: Callable[[], Awaitable[object]]) -> None:
 async def _pause(stopping: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)
+
+
+@contextmanager
+def _observed(metrics: WorkerMetrics, settings: Settings) -> Iterator[None]:
+    """Answer /metrics and trace, where the settings say so."""
+    with ExitStack() as stack:
+        if settings.tracing == "on":
+            configure_tracing("worker")
+            stack.callback(end_tracing)
+        if settings.worker_metrics_port is not None:
+            stack.enter_context(metrics.answering(settings.host, settings.worker_metrics_port))
+        yield
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,11 +49,12 @@ class Feeders:
             thread.join()
 
     def _feed(self, url: str, index: int) -> None:
+        begun = time.monotonic_ns()
         with client_for(url) as client:
             number = 0
             while not self._stop.is_set():
                 number += 1
-                said = preference(f"{index}-{number}")
+                said = preference(f"{begun}-{index}-{number}")
                 steps: list[str] = []
                 try:
                     response = client.post(
@@ -107,6 +109,14 @@ def define(client: httpx.Client) -> None:
     client.put(f"/v1/environments/{ENVIRONMENT}/items", json={"items": items}).raise_for_status()
 
 
+def counted(url: str) -> tuple[float, float]:
+    """How many API processes there are, and the preferences they have acknowledged, by /metrics."""
+    with client_for(url) as client:
+        told = client.get("/metrics").text
+    stored = 'psharelora_requests_total{method="POST",route="/v1/environments/{environment}/preferences",status="201"}'
+    return tuple(float(told.partition(f"\n{name} ")[2].split()[0]) for name in ("psharelora_processes", stored))  # type: ignore[return-value]
+
+
 def assert_stored(url: str, acknowledged: Sequence[str]) -> None:
     """Sent again, each of them counts as a duplicate."""
     with client_for(url) as client:
@@ -140,12 +150,18 @@ def test_processes_are_renewed_and_ended_without_a_failed_request(tmp_path: Path
             then = len(feeders.acknowledged)
             serving.wait_until(lambda: len(feeders.acknowledged) > then + 50)
             assert feeders.failures == feeders.refused == []
+        acknowledged = list(feeders.acknowledged)
+        # Whichever answers tells for both, and for those before them.
+        serving.wait_until(lambda: counted(url) == (2.0, len(acknowledged)))
+        with Feeders(url) as feeders:
+            serving.wait_until(lambda: len(feeders.acknowledged) > 50)
+            assert feeders.failures == feeders.refused == []
             assert serving.end() == 0, serving.said
         # Whoever has a connection is answered on it, and whoever comes after the end finds nobody there. Only who opens
         # a connection in the very moment in which the last process stops to listen may be cut off.
         assert feeders.failures == []
         assert len([one for one in feeders.refused if not one.startswith("ConnectError")]) <= 1, feeders.refused
-        acknowledged = list(feeders.acknowledged)
+        acknowledged += feeders.acknowledged
     with EmbeddedPostgres(tmp_path / ".psharelora") as database, psycopg.connect(database) as connection:
         stored = {row[0] for row in connection.execute("SELECT client_id FROM preferences")}
     assert stored == set(acknowledged)
