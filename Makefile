@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench faults docs lock clean
+.PHONY: help setup demo test check format bench faults mutants docs lock clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -55,6 +55,15 @@ bench: $(STAMP) ## the benchmarks that the documents quote
 faults: $(STAMP) ## break everything under load, some twenty times each (half an hour); writes docs/faults.md
 	@$(BIN)/python benchmarks/faults.py --page docs/faults.md
 
+HARDENED = $(VENV)/.hardened
+
+$(HARDENED): $(STAMP) benchmarks/requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	@touch $(HARDENED)
+
+mutants: $(HARDENED) ## do the tests notice wrong programs: 500 mutants at random (hours; goes on where it was)
+	@$(BIN)/python benchmarks/mutants.py --count 500 --seed 1 --survivors
+
 docs: $(STAMP) ## the documentation site, in build/site
 	@$(BIN)/python -m mkdocs build --strict
 	@echo "==> open build/site/index.html"
@@ -65,7 +74,8 @@ COMPILE = $(VENV)/lock/bin/uv pip compile pyproject.toml --universal --python-ve
 lock: $(STAMP) ## compile the locks anew: versions and hashes, no registry's address
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	@$(COMPILE) --extra dev --output-file requirements.lock
-	@$(COMPILE) --extra server --constraint requirements.lock --output-file docker/requirements.lock
+	@$(COMPILE) --extra server --extra tracing --constraint requirements.lock --output-file docker/requirements.lock
+	@$(COMPILE) --extra hardening --constraint requirements.lock --output-file benchmarks/requirements.lock
 
 clean: ## remove the environment and caches; the data directory stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache
