@@ -48,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         metrics=metrics,
         max_body_bytes=settings.max_body_bytes,
+        body_seconds=settings.body_seconds,
         pages=console,
     )
 
@@ -137,6 +138,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
             metrics=metrics,
             rates=RateLimiter(settings.requests_per_minute),
             admin_key=_revealed(settings.admin_key),
+            max_items=settings.max_items,
             open_to_all=settings.auth == "off",
         )
     log.info("stopped")

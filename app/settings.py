@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     """Largest request body, imports excepted; of an environment's definition, eight times that."""
 
+    body_seconds: float = Field(default=60.0, gt=0)
+    """How long a request's body may take to come (a definition's, eight times that); of an import, each piece of it."""
+
+    max_items: int = Field(default=1_000_000, ge=1)
+    """Items that a catalogue may have; retired ones do not count."""
+
     schedule_seconds: float = Field(default=5.0, gt=0)
     """How often the worker looks for environments that are due for a refit."""
 

@@ -56,6 +56,7 @@ def build_application(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     metrics: HttpMetrics,
     max_body_bytes: int,
+    body_seconds: float,
     pages: APIRouter,
 ) -> FastAPI:
     """The whole HTTP surface; `lifespan` puts the services that it needs into `app.state.services`."""
@@ -72,7 +73,7 @@ def build_application(
     # The last one added is the outermost.
     app.add_middleware(ShortWays, routers=ROUTERS)
     app.add_middleware(Authentication)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, seconds=body_seconds)
     app.add_middleware(Requests, metrics=metrics)
     install_problem_handlers(app)
     for router in (*ROUTERS, pages):

@@ -34,8 +34,8 @@ _ITEM = {
 @router.put(
     "/v1/environments/{environment}/items",
     summary="Add or change items",
-    description="At most 1,000 a call, all or nothing. An item has `features`, or a `text` that the environment's "
-    "encoder turns into features. Items that are already so count as neither created nor updated.",
+    description="At most 1,000 a call, all or nothing, and as many in all as PSHARELORA_MAX_ITEMS says. An item has "
+    "`features`, or a `text` that the environment's encoder turns into features. Items that are already so count as neither created nor updated.",
     responses={
         200: example({"created": 2, "updated": 0}),
         **problems("malformed-json", "not-found", "body-too-large", "unsupported-media-type", "encoder-unavailable"),
@@ -52,7 +52,7 @@ async def put(
         raise InvalidInputError(f"environment {environment} is an MDP, and has no items.", pointer="/items")
     reader = await reader_for(defined, body.items, services.encoder_for)
     items = [reader.item(item, f"/items/{index}") for index, item in enumerate(body.items)]
-    upserted = await upsert_items(services.db, environment, items)
+    upserted = await upsert_items(services.db, environment, items, at_most=services.max_items)
     return UpsertedAnswer(created=upserted.created, updated=upserted.updated)
 
 

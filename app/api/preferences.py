@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import structlog
 from fastapi import APIRouter, Body, Request, Response
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
@@ -18,7 +19,7 @@ from app.api.conversion import reader_for
 from app.api.decoding import WirePreference, decode_body
 from app.api.environments import EnvironmentName, example
 from app.api.imports import Import
-from app.api.problems import problems
+from app.api.problems import BODY_TOO_SLOW, problems
 from app.api.schemas.preferences import (
     ImportAnswer,
     ImportProgress,
@@ -170,7 +171,7 @@ def _from_root(error: DomainError) -> DomainError:
             ),
             "headers": TOKEN_RESPONSE_HEADERS,
         },
-        **problems("not-found", "encoder-unavailable"),
+        **problems("not-found", "encoder-unavailable", BODY_TOO_SLOW),
     },
     openapi_extra={
         "requestBody": {
@@ -220,7 +221,7 @@ async def _progress_of(importing: Import, request: Request) -> AsyncIterator[Imp
         async for chunk in request.stream():
             if await importing.feed(chunk):
                 yield importing.progress
-    except ClientDisconnect:
+    except (ClientDisconnect, HTTPException):
         await importing.break_off()
         raise
 
@@ -237,6 +238,8 @@ async def _told(importing: Import, request: Request) -> AsyncIterator[bytes]:
         yield json.dumps(answer).encode() + b"\n"
     except DomainError as error:
         yield json.dumps({"code": error.code, "detail": error.message}).encode() + b"\n"
+    except HTTPException as error:
+        yield json.dumps({"code": BODY_TOO_SLOW, "detail": error.detail}).encode() + b"\n"
 
 
 async def _finished(importing: Import) -> ImportAnswer:

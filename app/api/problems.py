@@ -37,6 +37,8 @@ RETRY_AFTER_SECONDS = "5"
 OVERLOAD_SECONDS = "1"
 """What waits to be stored is a fraction of a second's work."""
 
+BODY_TOO_SLOW = "body-too-slow"
+
 log = structlog.get_logger()
 
 
@@ -89,6 +91,12 @@ _KINDS = (
         413,
         "The body is too large",
         "The body, or one line of an import, is longer than the limit that the detail names.",
+    ),
+    ProblemKind(
+        BODY_TOO_SLOW,
+        408,
+        "The body came too slowly",
+        "The body was not whole, or an import stood still, for longer than the detail says; the connection is closed.",
     ),
     ProblemKind(
         "unsupported-media-type", 415, "Not JSON", "Send the body with the header `Content-Type: application/json`."
@@ -278,6 +286,7 @@ _BY_STATUS = {
     404: (NotFoundError.code, "there is nothing at {path}."),
     405: ("method-not-allowed", "{method} is not a method of {path}."),
     400: ("malformed-json", "the body could not be read."),
+    408: (BODY_TOO_SLOW, "{detail}"),
     413: ("body-too-large", "{detail}"),
 }
 
@@ -286,6 +295,8 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     """What the framework itself raises: an unknown address, a wrong method, a body that is not UTF-8."""
     assert isinstance(error, HTTPException)
     code, sentence = _BY_STATUS.get(error.status_code, ("internal", "the request could not be answered."))
+    if isinstance(error.__cause__, RecursionError):
+        sentence = "the body is nested too deeply."
     detail = sentence.format(path=request.url.path, method=request.method, detail=error.detail)
     return problem_response(request.scope, code, detail, headers=error.headers)
 
@@ -323,8 +334,10 @@ def problems(*codes: str, authenticated: bool = True) -> dict[int | str, dict[st
         if authenticated
         else ()
     )
+    # What may be too large may also come too slowly.
+    slow = (BODY_TOO_SLOW,) if "body-too-large" in codes else ()
     by_status: dict[int, list[ProblemKind]] = {}
-    for code in (*always, *codes):
+    for code in (*always, *codes, *slow):
         kind = PROBLEMS[code]
         by_status.setdefault(kind.status, []).append(kind)
     return {status: _documented(kinds) for status, kinds in sorted(by_status.items())}

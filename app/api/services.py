@@ -27,6 +27,8 @@ class Services:
     admin_key: str | None
     """The bootstrap key from the settings."""
     rates: RateLimiter
+    max_items: int
+    """Of one catalogue."""
     open_to_all: bool
     """Everybody is an administrator; only ever on a loopback address."""
 

@@ -56,8 +56,13 @@ _UPSERT = text(
 
 
 @transaction
-async def upsert_items(connection: AsyncConnection, name: str, batch: Sequence[Item]) -> Upserted:
-    """Add items, or give known ones new features, text and title; an item that was retired is back."""
+async def upsert_items(
+    connection: AsyncConnection, name: str, batch: Sequence[Item], *, at_most: int | None = None
+) -> Upserted:
+    """Add items, or give known ones new features, text and title; an item that was retired is back.
+
+    `at_most`: how many items the catalogue may have then.
+    """
     environment = await lock_environment(connection, name)
     _check_batch(environment, batch)
     rows = await connection.execute(
@@ -72,6 +77,8 @@ async def upsert_items(connection: AsyncConnection, name: str, batch: Sequence[I
     )
     created = [row.created for row in rows]
     if created:
+        if at_most is not None:
+            await _check_size(connection, environment, at_most)
         await _note_change(connection, environment.id)
         await note(connection, "items.upsert", name, f"{len(created)} items")
     return Upserted(created=sum(created), updated=len(created) - sum(created))
@@ -164,6 +171,17 @@ def _check_batch(environment: EnvironmentRow, batch: Sequence[Item]) -> None:
         if item.id in seen:
             raise InvalidInputError(f"Item {item.id!r} is given twice.", pointer=f"/items/{index}/id")
         seen.add(item.id)
+
+
+async def _check_size(connection: AsyncConnection, environment: EnvironmentRow, at_most: int) -> None:
+    live = _live(environment.id).subquery()
+    found = await connection.scalar(select(func.count()).select_from(live)) or 0
+    if found > at_most:
+        raise InvalidInputError(
+            f"Environment {environment.name!r} would have {found:,} items; a catalogue may have at most {at_most:,} "
+            "(PSHARELORA_MAX_ITEMS). Nothing of this request was stored.",
+            pointer="/items",
+        )
 
 
 async def _note_change(connection: AsyncConnection, environment_id: int) -> None:

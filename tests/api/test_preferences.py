@@ -258,6 +258,9 @@ def test_malformed_json_and_other_media_types_are_told_apart(api: httpx.Client, 
     assert found_problem(broken) == problem(
         "malformed-json", 400, "the body is not JSON: Expecting value, at character 9."
     )
+    for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"preferences":' * 100_000 + b"1" + b"}" * 100_000):
+        nested = api.post(path, content=deep, headers={"Content-Type": "application/json"})
+        assert found_problem(nested) == problem("malformed-json", 400, "the body is nested too deeply.")
     form = api.post(path, data={"user": "u"})
     assert found_problem(form) == problem(
         "unsupported-media-type", 415, "the body must be application/json; found application/x-www-form-urlencoded."

@@ -8,10 +8,11 @@ import pytest
 import typer
 from pydantic_core import PydanticUndefined
 
+from app.api import facts
 from app.api.problems import PROBLEMS
 from app.cli import app as command_line
 from app.cli.output import EXIT_CODES
-from app.observability import HttpMetrics
+from app.observability import HttpMetrics, WorkerMetrics
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -108,13 +109,19 @@ def _problems() -> list[str]:
 
 
 def _metrics() -> list[str]:
-    lines = ["## Metrics", "", "At `/metrics`, for Prometheus.", "", "| metric | type | what |", "| --- | --- | --- |"]
-    described = HttpMetrics().render().decode()
-    for name, told in re.findall(r"^# HELP (\S+) (.*)$", described, re.MULTILINE):
-        kind = re.findall(rf"^# TYPE {name} (\S+)$", described, re.MULTILINE)[0]
-        if not name.endswith("_created"):
-            lines.append(f"| `{name}` | {kind} | {told} |")
-    return [*lines, ""]
+    told_by = {
+        "At `/metrics` of the API, for Prometheus: of all API processes of the host.": HttpMetrics().described(),
+        "With an API key of the scope `read` also, of the environments that it can see:": facts.described(),
+        "At `/metrics` of a worker, on `PSHARELORA_WORKER_METRICS_PORT`:": WorkerMetrics().described(),
+    }
+    lines = ["## Metrics", ""]
+    for where, families in told_by.items():
+        lines += [where, "", "| metric | type | what |", "| --- | --- | --- |"]
+        for family in families:
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            lines.append(f"| `{name}` | {family.type} | {family.documentation} |")
+        lines.append("")
+    return lines
 
 
 def _unwrapped(text: str) -> str:
