@@ -35,7 +35,8 @@ _ITEM = {
     "/v1/environments/{environment}/items",
     summary="Add or change items",
     description="At most 1,000 a call, all or nothing, and as many in all as PSHARELORA_MAX_ITEMS says. An item has "
-    "`features`, or a `text` that the environment's encoder turns into features. Items that are already so count as neither created nor updated.",
+    "`features`, or a `text` that the environment's encoder turns into features. Items that are already so "
+    "count as neither created nor updated.",
     responses={
         200: example({"created": 2, "updated": 0}),
         **problems("malformed-json", "not-found", "body-too-large", "unsupported-media-type", "encoder-unavailable"),

@@ -22,7 +22,7 @@ def test_the_reward_is_told_beside_the_populations_and_what_moved_it(api: httpx.
     path = f"/v1/environments/{replies}/users"
     for user, field in (("u0", "reward"), ("nobody", "population")):
         direct = api.post(f"{path}/{user}/rewards", json={"options": [{"text": SHORT[0]}]}).json()["rewards"][0]
-        assert found[field] == pytest.approx(direct["reward"])
+        assert found[field] == pytest.approx(direct["reward"], abs=1e-9)  # which is told with nine decimals
     moved = [one["moved"] for one in found["comparisons"]]
     assert len(moved) == 3
     assert [abs(by) for by in moved] == sorted((abs(by) for by in moved), reverse=True)

@@ -72,7 +72,9 @@ def test_a_fault_is_answered_with_the_requests_id_and_no_more() -> None:
     async def nothing(_: FastAPI) -> AsyncIterator[None]:
         yield
 
-    app = build_application(version="1", lifespan=nothing, metrics=HttpMetrics(), max_body_bytes=1024, pages=broken)
+    app = build_application(
+        version="1", lifespan=nothing, metrics=HttpMetrics(), max_body_bytes=1024, body_seconds=1.0, pages=broken
+    )
     with serving_app(app) as url, client_for(url) as client:
         response = client.get("/broken", headers={"X-Request-ID": "mine-1"})
     assert response.headers["x-request-id"] == "mine-1"

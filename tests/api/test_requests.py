@@ -40,7 +40,10 @@ def test_metrics_count_by_route_and_name_no_user(api: httpx.Client, catalog: str
     for _ in range(2):
         api.post(f"/v1/environments/{catalog}/preferences", json=pair)
     api.get(f"/v1/environments/{catalog}/users/very-private-user")
-    response = api.get("/metrics")
+    told_to_keys = api.get("/metrics").text
+    assert f'environment="{catalog}"' in told_to_keys
+    assert "very-private-user" not in told_to_keys
+    response = httpx.get(api.base_url.join("/metrics"), trust_env=False)
     assert response.headers["content-type"].startswith("text/plain")
     route = 'route="/v1/environments/{environment}/users/{user}"'
     assert re.search(rf'psharelora_requests_total{{method="GET",{re.escape(route)},status="200"}} \d', response.text)
