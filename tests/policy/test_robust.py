@@ -234,6 +234,7 @@ def test_at_the_iteration_limit_the_certificate_still_holds(limit: int) -> None:
     assert 0.0 <= found.lower <= optimum + 1e-6
     assert optimum - 1e-6 <= found.upper
     assert worst_advantage(world, occupancy(world.mdp, found.policy), LARGE) == pytest.approx(found.lower, abs=1e-9)
+    assert found.relative_gap == pytest.approx(found.gap / max(found.upper, 0.01 * found.stake))
 
 
 def test_the_time_budget_is_kept_by_the_clock_that_is_passed_in() -> None:

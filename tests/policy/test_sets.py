@@ -19,6 +19,7 @@ from app.policy import (
     occupancy,
     robust_policy,
 )
+from app.policy.sets import UnitBall
 from tests.support.policy_worlds import World, conic_optimum, random_world, worst_advantage
 
 RADII = [0.05, 0.7, 10.0, 1e3]
@@ -147,12 +148,23 @@ def test_what_only_a_normal_density_tells_of_makes_a_level_set_wider(beta: float
     u = 0.1 * beta * np.ones(5)
     far = 0.5 * float(u[:2] @ root @ root.T @ u[:2]) + 0.5 * float(u[2:] @ u[2:])
     assert within.room(u) == pytest.approx(1.0 - far / within.excess)
-    step, barrier = 1e-6 * beta, within.barrier(u)
-    slope = [(np.log(within.room(u - e)) - np.log(within.room(u + e))) / (2 * step) for e in step * np.eye(5)]
+    assert_barrier(within, u, 1e-6 * beta)
+
+
+def assert_barrier(within: LevelSet | UnitBall, u: Any, step: float) -> None:
+    """Its derivatives are those of -log(room)."""
+    barrier, steps = within.barrier(u), step * np.eye(len(u))
+    slope = [(np.log(within.room(u - e)) - np.log(within.room(u + e))) / (2 * step) for e in steps]
     np.testing.assert_allclose(barrier.gradient, slope, rtol=1e-5)
-    hessian = np.zeros((5, 5))
+    bent = [(within.barrier(u + e).gradient - within.barrier(u - e).gradient) / (2 * step) for e in steps]
+    hessian = np.zeros((len(u), len(u)))
     barrier.add_hessian(1.0, hessian)
+    np.testing.assert_allclose(hessian, bent, rtol=1e-4, atol=1e-4 * np.abs(hessian).max())
     np.testing.assert_allclose(hessian @ u, barrier.product(u))
+
+
+def test_the_barrier_of_a_ball_is_that_of_its_room() -> None:
+    assert_barrier(UnitBall(), np.array([0.3, -0.5, 0.2]), 1e-6)
 
 
 def answers(n: int, q: int, seed: int) -> tuple[Any, Any, Any]:

@@ -107,6 +107,12 @@ def test_a_warm_start_saves_work_and_a_clock_stops_it() -> None:
     assert 0.0 <= stopped.lower <= stopped.upper
 
 
+def test_a_single_look_is_allowed() -> None:
+    mean, factor = drawn(4, items=500, q=8)
+    found = robust_slate(mean, factor, size=5, beta=1e3, max_iterations=1)
+    assert (found.iterations, found.reason) == (1, "iterations")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
