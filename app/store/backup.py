@@ -150,7 +150,7 @@ def _manifest(source: Path, archive: zipfile.ZipFile) -> Manifest:
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInputError(f"{source} is not a backup of this program: it lacks {MANIFEST} or {DUMP}.") from error
     except (zipfile.BadZipFile, EOFError) as error:
-        raise InvalidInputError(f"{source} is damaged: {error}.") from error
+        raise InvalidInputError(f"{source} is damaged: {str(error) or 'it ends too early'}.") from error
     if digest.hexdigest() != manifest.dump_sha256:
         raise InvalidInputError(f"{source} is damaged: the dump in it is not what was written.")
     try:

@@ -152,11 +152,12 @@ async def _features(
     driver: Driver, table: str, environment_id: int, dim: int | None, wanted: Int
 ) -> NDArray[np.float32]:
     """The features (m, dim) of the rows with the m wanted keys, which are ascending."""
+    width = dim or 0
     if not len(wanted):
-        return np.zeros((0, dim or 0), dtype=np.float32)
+        return np.zeros((0, width), dtype=np.float32)
     some = len(wanted) <= MAX_KEYS
     which = sql.SQL("id = ANY({}::bigint[])").format(wanted.tolist()) if some else sql.SQL("TRUE")
-    columns = {"id": _SAID["id"], "features": _Column("features", "<f4", dim or 0)}
+    columns = {"id": _SAID["id"], "features": _Column("features", "<f4", width)}
     rows = await _read(driver, table, environment_id, which, columns)
     kept = np.isin(rows["id"], wanted)
     if np.count_nonzero(kept) != len(wanted):

@@ -53,6 +53,15 @@ def rewritten(backup: Path, *, manifest: bytes | None = None, dump: bytes | None
     return other
 
 
+def promising_more(backup: Path) -> Path:
+    """Its table of contents says that the dump is larger than the whole file."""
+    data = bytearray(rewritten(backup).read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 20 : entry + 28] = 2 * (2 * len(data)).to_bytes(4, "little")
+    backup.with_name("short.backup").write_bytes(data)
+    return backup.with_name("short.backup")
+
+
 def test_an_empty_database_becomes_what_the_backup_says(backup: Path, target: str) -> None:
     seen: list[int] = []
     manifest = restore(target, backup, report=seen.append)
@@ -87,6 +96,8 @@ def test_what_is_no_backup_or_a_damaged_one_is_refused(backup: Path, target: str
         restore(target, nothing)
     with pytest.raises(InvalidInputError, match="the dump in it is not what was written"):
         restore(target, rewritten(backup, dump=b"PGDMP and then something else"))
+    with pytest.raises(InvalidInputError, match=r"is damaged: it ends too early\.$"):
+        restore(target, promising_more(backup))
     with zipfile.ZipFile(backup) as archive:
         manifest = archive.read(MANIFEST)
     for old, new, words in (

@@ -216,6 +216,16 @@ def test_a_pid_file_left_over_does_not_matter(tmp_path: Path) -> None:
         assert ask(url, "SELECT 1") == 1
 
 
+def test_a_pid_file_of_nobody_is_no_postmaster(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid in (ended.pid, os.getpid(), ""):
+        (tmp_path / "postmaster.pid").write_text(f"{pid}\n{tmp_path}\n")
+        assert postmaster(tmp_path) is None
+    (tmp_path / "postmaster.pid").unlink()
+    assert postmaster(tmp_path) is None
+
+
 def test_a_half_made_cluster_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "postgres.new" / "base").mkdir(parents=True)
     (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")
