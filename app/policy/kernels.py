@@ -212,7 +212,8 @@ def curvature_product(indptr, indices, data, per_step, slopes, policy, present, 
                     mean += p * value
             for a in range(A):
                 p = policy[h, s, a]
-                flows[h, s, a] = present[h, s] * p * (flows[h, s, a] - mean) if p > 0.0 else 0.0
+                if p > 0.0:
+                    flows[h, s, a] = present[h, s] * p * (flows[h, s, a] - mean)
             here[s] = mean
         ahead, here = here, ahead
     inflow, after = np.zeros(S), np.zeros(S)
