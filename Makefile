@@ -61,8 +61,8 @@ $(HARDENED): $(STAMP) benchmarks/requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
 	@touch $(HARDENED)
 
-mutants: $(HARDENED) ## do the tests notice wrong programs: 500 mutants at random (hours; goes on where it was)
-	@$(BIN)/python benchmarks/mutants.py --count 500 --seed 1 --survivors
+mutants: $(HARDENED) ## do the tests notice wrong programs: 500 mutants at random (an hour or two; goes on where it was); writes docs/mutants.md
+	@$(BIN)/python benchmarks/mutants.py --count 500 --seed 1 --page docs/mutants.md
 
 docs: $(STAMP) ## the documentation site, in build/site
 	@$(BIN)/python -m mkdocs build --strict
