@@ -82,6 +82,7 @@ def test_a_reference_is_estimated_from_trajectories() -> None:
     states, actions = np.array([[0, 0], [0, 0]]), np.array([[1, 1], [1, 0]])
     assert estimated_reference(mdp, states, actions, smoothing=0.0).tolist() == [[0.25, 0.75], [0.5, 0.5]]
     assert estimated_reference(mdp, states, actions, smoothing=4.0).tolist() == [[3 / 8, 5 / 8], [0.5, 0.5]]
+    assert estimated_reference(mdp, states, actions).tolist() == [[0.3, 0.7], [0.5, 0.5]]
 
 
 @pytest.mark.parametrize("name", ["states", "actions"])

@@ -269,6 +269,14 @@ def test_where_digits_run_out_it_says_so() -> None:
     assert found.converged == (found.reason == "tolerance")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_planes_close_what_smoothing_leaves_to_rounding(seed: int) -> None:
+    world = random_world(seed, n_states=8, n_actions=4, horizon=5, q=6)
+    found = plan(world, LARGE, tolerance=1e-10)
+    assert found.converged
+    assert found.relative_gap <= 1e-10
+
+
 def problem_of(world: World, beta: float) -> Problem:
     dynamics = Dynamics.of(world.mdp)
     visits, _ = dynamics.spread(world.reference, 1)

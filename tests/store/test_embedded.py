@@ -23,7 +23,7 @@ from app.store import (
     put_environment,
     record_preferences,
 )
-from app.store.embedded import postmaster
+from app.store.embedded import _private_place, postmaster
 from tests.support.builders import mdp, walks
 
 _MEMBER = """
@@ -263,6 +263,21 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         EmbeddedPostgres(tmp_path, settings={"max_connections": "many"}).acquire()
     with EmbeddedPostgres(tmp_path) as url:
         assert ask(url, "SELECT 1") == 1
+
+
+def test_a_socket_lies_where_nobody_else_can_enter(tmp_path: Path) -> None:
+    place = _private_place(tmp_path, os.getuid())
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert _private_place(tmp_path, os.getuid()) == place
+    places = []
+    for spoil in (lambda: place.chmod(0o755), lambda: (place.rmdir(), place.touch(0o700))):
+        spoil()
+        places.append(_private_place(tmp_path, os.getuid()))
+        assert places[-1].stat().st_mode & 0o777 == 0o700
+    place.unlink()
+    assert place not in places
+    for other in places:
+        other.rmdir()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused by PostgreSQL")
