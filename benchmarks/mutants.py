@@ -63,14 +63,14 @@ def main() -> None:
     }
     sys.path.insert(0, str(tree))
     mutants = [one for one in _drawn(tree, work, options) if one.path.startswith(tuple(options.only))]
-    reach = _reach(tree, work, options.lock)
-    trials = [trial_of(mutant, reach, tree) for mutant in mutants]
     results = Results(work / f"results-{options.seed}.jsonl", tree)
     if not options.report:
-        rest = [trial for trial in trials if results.of(trial) is None]
+        reach = _reach(tree, work, options.lock)
+        trials = [trial_of(mutant, reach, tree) for mutant in mutants]
+        rest = [trial for trial in trials if results.of(trial.mutant, trial.digest(tree)) is None]
         _say(f"{len(trials)} mutants, {len(rest)} to be tried")
         Trying(tree, reach, options.lock, results.note).run(rest)
-    found = [(trial.mutant, result) for trial in trials if (result := results.of(trial, even_so=True)) is not None]
+    found = [(mutant, result) for mutant in mutants if (result := results.of(mutant)) is not None]
     page = _page(found, options.seed, tree)
     print(page)
     if options.page is not None:
@@ -138,13 +138,12 @@ class Results:
         self._rows: dict[str, dict[str, Any]] = {row["mutant"]: row for row in map(json.loads, lines)}
         self._tried = 0
 
-    def of(self, trial: Trial, *, even_so: bool = False) -> dict[str, Any] | None:
-        """`even_so`: also that it survived the tests of then."""
-        row = self._rows.get(trial.mutant.name)
-        if row is None or row["module"] != self._module(trial.mutant):
+    def of(self, mutant: Mutant, tests: str | None = None) -> dict[str, Any] | None:
+        """If its module is still the same, and, where it survived, these tests are."""
+        row = self._rows.get(mutant.name)
+        if row is None or row["module"] != self._module(mutant):
             return None
-        stands = even_so or row["outcome"] != "survived" or row["by"] == trial.digest(self._tree)
-        return row if stands else None
+        return row if tests is None or row["outcome"] != "survived" or row["by"] == tests else None
 
     def note(self, trial: Trial, result: dict[str, Any]) -> None:
         name = trial.mutant.name
