@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -83,6 +84,7 @@ class Database:
                 "async_creator_fn": patient(patience_seconds).connect,
             },
         )
+        event.listen(self.engine.sync_engine, "connect", self._made)
 
     @asynccontextmanager
     async def begin(self, *, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncConnection]:
@@ -102,6 +104,13 @@ class Database:
             if getattr(error, "connection_invalidated", False) or _is_one_of(error, _AWAY):
                 raise StoreUnavailableError(f"The database did not answer: {_first_line(error)}") from error
             raise
+
+    def _made(self, _: object, record: Any) -> None:
+        """A connection that is made after the others were lost is good, also where the clock was put back since.
+
+        The pool compares the two by the wall clock, and would replace the connection whenever it is asked for one.
+        """
+        record.starttime = max(record.starttime, self.engine.pool._invalidate_time)  # noqa: SLF001 - it has no other name
 
     async def lasting_connection(self) -> AsyncConnection:
         """A connection of the pool for statements that are whole transactions; kept until it is given up."""

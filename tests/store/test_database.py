@@ -1,7 +1,9 @@
 """What callers are told when the database does not answer, and what a lost race costs them."""
 
 import asyncio
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
@@ -53,6 +55,26 @@ async def test_a_restarted_server_is_used_again(tmp_path: Path) -> None:
     assert [each.environment.name for each in await list_environments(db)] == ["a"]
     await db.dispose()
     await asyncio.to_thread(server.release)
+
+
+async def test_connections_are_kept_when_the_clock_was_put_back(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of before were lost at a time that is to come again; nobody may take the new ones for lost as well."""
+    db = Database(database_url)
+
+    async def backend() -> int:
+        async with db.begin() as connection:
+            found: int = await connection.scalar(text("SELECT pg_backend_pid()"))
+        return found
+
+    with pytest.raises(StoreUnavailableError):
+        async with db.begin() as connection:
+            await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    earlier = SimpleNamespace(time=lambda: time.time() - 3600, perf_counter=time.perf_counter)
+    monkeypatch.setattr("sqlalchemy.pool.base.time", earlier)
+    assert len({await backend() for _ in range(5)}) == 1
+    await db.dispose()
 
 
 async def test_a_mistake_in_a_query_is_not_taken_for_an_outage(db: Database) -> None:
