@@ -59,7 +59,7 @@ from app.store.models import (
 )
 from app.store.notices import Notices, announce
 from app.store.preferences import record_preferences, refresh_statistics
-from app.store.queue import QUEUE, REFIT_TASK, pull_forward, queue_app, retry_stalled_jobs, retry_unheard_jobs
+from app.store.queue import QUEUE, REFIT_TASK, jobs_in_hand, pull_forward, queue_app, retry_stalled_jobs
 from app.store.refits import (
     begin_refit,
     cancel_refit,
@@ -150,6 +150,7 @@ __all__ = [
     "import_preferences",
     "installation",
     "item_features",
+    "jobs_in_hand",
     "list_audit",
     "list_environments",
     "list_items",
@@ -179,7 +180,6 @@ __all__ = [
     "restore",
     "retire_item",
     "retry_stalled_jobs",
-    "retry_unheard_jobs",
     "revoke_key",
     "rotate_key",
     "schema_state",

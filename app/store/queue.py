@@ -1,9 +1,10 @@
 """The job queue, which lives in the same database: procrastinate's tables, written in our own transactions."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import procrastinate
+from procrastinate.jobs import Job
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -68,25 +69,18 @@ async def enqueue_refit(
     )
 
 
-async def retry_stalled_jobs(app: procrastinate.App, *, stalled_seconds: float, own_workers: Collection[int]) -> int:
+async def retry_stalled_jobs(app: procrastinate.App, *, stalled_seconds: float, own_worker: int | None) -> int:
     """Put back into the queue what workers were doing that are not heard of any more; how many jobs these were.
 
-    What the caller's own workers are doing stays: a late heartbeat of this very process is no loss.
+    What the caller's own worker is doing stays: a late heartbeat of this very process is no loss.
     """
     stalled = await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_seconds)
-    lost = [job for job in stalled if job.worker_id not in own_workers]
+    lost = [job for job in stalled if job.worker_id != own_worker]
     for job in lost:
         await app.job_manager.retry_job(job)
     return len(lost)
 
 
-async def retry_unheard_jobs(app: procrastinate.App, *, own_workers: Collection[int], ended: Collection[int]) -> int:
-    """Put back into the queue those of our own jobs that ended, but that the queue still takes for being done.
-
-    It could not be told when they ended, and who does them lives: nobody else would ever take them up.
-    """
-    doing = await app.job_manager.list_jobs_async(queue=QUEUE, status="doing") if ended else ()
-    unheard = [job for job in doing if job.id in ended and job.worker_id in own_workers]
-    for job in unheard:
-        await app.job_manager.retry_job(job)
-    return len(unheard)
+async def jobs_in_hand(app: procrastinate.App, worker: int) -> list[Job]:
+    """What the queue takes for being done by a worker."""
+    return list(await app.job_manager.list_jobs_async(queue=QUEUE, status="doing", worker_id=worker))

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -57,12 +57,21 @@ class BackOff(BaseRetryStrategy):
 
 @dataclass(slots=True)
 class OwnJobs:
-    """What this process has done for the queue."""
+    """What this process does for the queue, and what the queue takes it to be doing."""
 
-    workers: set[int] = field(default_factory=set)
-    """Its ids as a worker."""
-    ended: dict[int, float] = field(default_factory=dict)
-    """Jobs that ended here, and when, by the monotonic clock; the queue may not have heard of it."""
+    running: set[int] = field(default_factory=set)
+    missed: dict[int, float] = field(default_factory=dict)
+    """Jobs that the queue takes for being done here and that are not, by when that was noticed (monotonic clock).
+
+    What it was told last, or what it answered, was lost with a connection: nobody else would ever take them up.
+    """
+
+    def missed_for(self, seconds: float, in_hand: Iterable[Job]) -> list[Job]:
+        """Of those in hand as the queue sees it, those that have not been running here for so long."""
+        now = time.monotonic()
+        missed = {job.id: job for job in in_hand if job.id is not None and job.id not in self.running}
+        self.missed = {key: self.missed.get(key, now) for key in missed}
+        return [missed[key] for key, since in self.missed.items() if now - since >= seconds]
 
 
 def register_refit(
@@ -82,14 +91,12 @@ def register_refit(
     ) -> None:
         job = context.job
         assert job.id is not None
-        own.ended.pop(job.id, None)
-        if job.worker_id is not None:
-            own.workers.add(job.worker_id)
+        own.running.add(job.id)
         last = job.attempts + 1 >= MAX_ATTEMPTS
         try:
             await run_job(db, UUID(refit_id), last=last, shutdown=shutdown, origin=origin, metrics=metrics)
         finally:
-            own.ended[job.id] = time.monotonic()
+            own.running.discard(job.id)
 
 
 async def run_job(

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -11,6 +10,8 @@ import procrastinate
 import psycopg
 import structlog
 from procrastinate.exceptions import ProcrastinateException
+from procrastinate.jobs import DeleteJobCondition
+from procrastinate.worker import Worker
 
 from app.domain import NotFoundError, StoreUnavailableError
 from app.learning import prepare as prepare_learning
@@ -21,11 +22,11 @@ from app.store import (
     QUEUE,
     Database,
     due_environments,
+    jobs_in_hand,
     pull_forward,
     queue_app,
     request_refit,
     retry_stalled_jobs,
-    retry_unheard_jobs,
 )
 from app.worker.job import LONGEST_WAIT_SECONDS, OwnJobs, register_refit
 
@@ -44,7 +45,7 @@ PATIENCE_SECONDS = 30.0
 """How long a statement may take without a sign of life: those that read for a refit are larger than a request's."""
 
 UNHEARD_SECONDS = 2.0
-"""How long after its end a job may still count as being done: longer than telling the queue of it takes."""
+"""How long a job that is not running here may count as being done here: longer than a word to the queue takes."""
 
 RESTART_SECONDS = 2.0
 """Pause before the queue is opened again after the database went away."""
@@ -92,21 +93,24 @@ async def _work(
     register_refit(app, db, shutdown=shutdown, retry_seconds=retry_seconds, own=own, metrics=metrics)
     async with app.open_async():
         stalled = settings.stalled_seconds
-        worker = asyncio.create_task(
-            app.run_worker_async(
-                queues=[QUEUE],
-                concurrency=CONCURRENCY,
-                install_signal_handlers=False,
-                fetch_job_polling_interval=POLL_SECONDS,
-                shutdown_graceful_timeout=GRACE_SECONDS,
-                update_heartbeat_interval=stalled / 3,
-                stalled_worker_timeout=stalled,
-                delete_jobs="successful",
-            )
+        queue_worker = Worker(
+            app,
+            queues=[QUEUE],
+            concurrency=CONCURRENCY,
+            install_signal_handlers=False,
+            fetch_job_polling_interval=POLL_SECONDS,
+            shutdown_graceful_timeout=GRACE_SECONDS,
+            update_heartbeat_interval=stalled / 3,
+            stalled_worker_timeout=stalled,
+            delete_jobs=DeleteJobCondition.SUCCESSFUL,
         )
+        worker = asyncio.create_task(queue_worker.run())  # type: ignore[no-untyped-call] # it says nothing
         loops = [
             asyncio.create_task(_every(settings.schedule_seconds, lambda: request_due_refits(db))),
-            asyncio.create_task(_every(stalled / 3, lambda: _take_up_stalled(app, db, stalled, own, metrics))),
+            asyncio.create_task(
+                _every(stalled / 3, lambda: _take_up_stalled(app, db, stalled, queue_worker.worker_id, metrics))
+            ),
+            asyncio.create_task(_every(stalled / 3, lambda: _take_up_missed(app, queue_worker.worker_id, own))),
         ]
         log.info("worker_started")
         stopped = asyncio.create_task(stopping.wait())
@@ -132,22 +136,25 @@ async def request_due_refits(db: Database) -> list[str]:
 
 
 async def _take_up_stalled(
-    app: procrastinate.App, db: Database, stalled_seconds: float, own: OwnJobs, metrics: WorkerMetrics
+    app: procrastinate.App, db: Database, stalled_seconds: float, worker: int | None, metrics: WorkerMetrics
 ) -> None:
+    """What other workers leave; `worker` is this one's id with the queue, None before it has one."""
     pulled = await pull_forward(db, longest_seconds=LONGEST_WAIT_SECONDS)
     if pulled:
         log.warning("jobs_waited_for_another_clock", jobs=pulled)
-    count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds, own_workers=own.workers)
+    count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds, own_worker=worker)
     if count:
         metrics.count_stalled(count)
         log.warning("stalled_jobs_taken_up", jobs=count)
-    before = time.monotonic() - UNHEARD_SECONDS
-    ended = {job for job, moment in own.ended.items() if moment < before}
-    count = await retry_unheard_jobs(app, own_workers=own.workers, ended=ended)
-    if count:
-        log.warning("ended_jobs_told_again", jobs=count)
-    for job in ended:
-        own.ended.pop(job, None)
+
+
+async def _take_up_missed(app: procrastinate.App, worker: int | None, own: OwnJobs) -> None:
+    """What the queue believes that this worker is doing."""
+    missed = [] if worker is None else own.missed_for(UNHEARD_SECONDS, await jobs_in_hand(app, worker))
+    for job in missed:
+        await app.job_manager.retry_job(job)
+    if missed:
+        log.warning("missed_jobs_taken_up", jobs=len(missed))
 
 
 async def _every(seconds: float, deed: Callable[[], Awaitable[object]]) -> None:

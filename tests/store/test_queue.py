@@ -16,7 +16,6 @@ from app.store import (
     queue_app,
     request_refit,
     retry_stalled_jobs,
-    retry_unheard_jobs,
 )
 from tests.support.builders import mdp
 from tests.support.postgres import migrated_database
@@ -71,11 +70,11 @@ async def test_jobs_of_a_lost_worker_are_taken_up_again(own_db: Database, queue:
     lost = await queue.job_manager.register_worker()
     job = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=lost)
     assert job is not None
-    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_workers=()) == 0
+    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_worker=None) == 0
     async with own_db.begin() as connection:
         await connection.execute(text("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute'"))
-    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_workers={lost}) == 0
-    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_workers=()) == 1
+    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_worker=lost) == 0
+    assert await retry_stalled_jobs(queue, stalled_seconds=30.0, own_worker=None) == 1
     again = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=await queue.job_manager.register_worker())
     assert again is not None
     assert again.id == job.id
@@ -118,19 +117,3 @@ async def test_a_job_that_waits_for_another_clock_is_pulled_forward(own_db: Data
     assert fetched is not None
     assert fetched.task_kwargs["refit_id"] == str(refit.id)
     assert await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=worker) is None
-
-
-async def test_a_job_whose_end_could_not_be_told_is_taken_up_again(own_db: Database, queue: procrastinate.App) -> None:
-    await put_environment(own_db, mdp("place"))
-    await request_refit(own_db, "place")
-    worker = await queue.job_manager.register_worker()
-    job = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=worker)
-    assert job is not None
-    assert job.id is not None
-    # It is under way, or another worker has it, or it ended and the queue does not know.
-    assert await retry_unheard_jobs(queue, own_workers={worker}, ended=()) == 0
-    assert await retry_unheard_jobs(queue, own_workers={worker + 1}, ended={job.id}) == 0
-    assert await retry_unheard_jobs(queue, own_workers={worker}, ended={job.id}) == 1
-    again = await queue.job_manager.fetch_job(queues=[QUEUE], worker_id=worker)
-    assert again is not None
-    assert again.id == job.id

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -182,6 +182,32 @@ async def test_a_worker_whose_heartbeat_is_late_does_not_take_up_its_own_job(
     refit, _ = await request_refit(db, environment_name)
     async with working(database_url, stalled_seconds=0.003):
         found = await ended(db, refit)
+    assert (found.state, found.attempt) == (RefitState.SUCCEEDED, 1)
+
+
+async def test_a_job_whose_worker_never_heard_of_it_is_taken_up(
+    db: Database, database_url: str, environment_name: str
+) -> None:
+    """The queue gave it to a worker, and the answer was lost with the connection: it lives, and does nothing."""
+    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
+    await record(db, environment_name, choices(catalogue, 3, 5))
+    refit, _ = await request_refit(db, environment_name)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+
+        async def value(query: LiteralString, *parameters: object) -> object:
+            row = await (await connection.execute(query, parameters)).fetchone()
+            return row and row[0]
+
+        nobody = await value(
+            "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() + interval '1 hour') RETURNING id"
+        )
+        job = await value("SELECT id FROM procrastinate_fetch_job_v2(ARRAY['refits']::varchar[], %s)", nobody)
+        async with working(database_url):
+            worker = await until(
+                lambda: value("SELECT id FROM procrastinate_workers WHERE id > %s", nobody), lambda one: one is not None
+            )
+            await value("UPDATE procrastinate_jobs SET worker_id = %s WHERE id = %s RETURNING id", worker, job)
+            found = await ended(db, refit, seconds=30)
     assert (found.state, found.attempt) == (RefitState.SUCCEEDED, 1)
 
 
