@@ -140,6 +140,15 @@ async def test_too_much_is_refused_at_once_and_nothing_accepted_is_lost(db: Data
     assert await n_preferences(db, shop) == found.count(Recorded(1, 0)) > 0
 
 
+async def test_as_many_wait_as_may(db: Database, shop: str) -> None:
+    writer = Writer(db, waiting_rows=3)
+    said = [(shop, [prefers(f"u{index}", "item-0", "item-1")]) for index in range(5)]
+    *stored, refused = await outcomes(writer, said)  # the first does not wait
+    assert stored == [Recorded(1, 0)] * 4
+    assert isinstance(refused, OverloadedError)
+    await writer.aclose()
+
+
 async def test_nobody_waits_for_ever_for_a_database_that_stands_still(db: Database, shop: str) -> None:
     writer = Writer(db, group_rows=10, waiting_rows=60, waiting_seconds=0.2, group_seconds=1.0)
     said = [(shop, [prefers(f"u{index}", "item-0", "item-1")]) for index in range(200)]
