@@ -70,6 +70,8 @@ def main() -> None:
         rest = [trial for trial in trials if results.of(trial.mutant, trial.digest(tree)) is None]
         _say(f"{len(trials)} mutants, {len(rest)} to be tried")
         Trying(tree, reach, options.lock, results.note).run(rest)
+        # Most of it was noted by other processes.
+        results = Results(results.path, tree)
     found = [(mutant, result) for mutant in mutants if (result := results.of(mutant)) is not None]
     page = _page(found, options.seed, tree)
     print(page)
@@ -133,7 +135,7 @@ class Results:
     """What came of which mutant, in a file."""
 
     def __init__(self, path: Path, tree: Path) -> None:
-        self._path, self._tree = path, tree
+        self.path, self._tree = path, tree
         lines = path.read_text().splitlines() if path.exists() else []
         self._rows: dict[str, dict[str, Any]] = {row["mutant"]: row for row in map(json.loads, lines)}
         self._tried = 0
@@ -149,7 +151,7 @@ class Results:
         name = trial.mutant.name
         row = {"mutant": name, "module": self._module(trial.mutant), "by": trial.digest(self._tree), **result}
         self._rows[name] = row
-        with self._path.open("a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self._tried += 1
         _say(f"{self._tried}  {result['outcome']:8} {result['seconds']:5}  {name}")

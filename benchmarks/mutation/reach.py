@@ -134,6 +134,8 @@ def measure(tree: Path, maps: Maps, suite: str, lock: Path | None) -> None:
         text = Text(Path(file))
         functions = places.setdefault(str(Path(file).relative_to(tree)), {})
         for line, reached in data.contexts_by_lineno(file).items():
+            if line > len(text.lines):
+                continue  # of what numba makes of a module while it compiles
             tests = functions.setdefault(text.function(line), {}).setdefault(text.lines[line - 1], [])
             tests += [test for test in reached if test in plugin.seconds]
     maps.keep(suite, files, Reach(plugin.seconds, places))

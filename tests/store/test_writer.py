@@ -146,6 +146,7 @@ async def test_as_many_wait_as_may(db: Database, shop: str) -> None:
     *stored, refused = await outcomes(writer, said)  # the first does not wait
     assert stored == [Recorded(1, 0)] * 4
     assert isinstance(refused, OverloadedError)
+    assert writer.waiting_rows == 0
     await writer.aclose()
 
 
