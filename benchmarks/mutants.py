@@ -200,11 +200,11 @@ class Words:
         for mutant in sorted(mutants, key=lambda one: (one.path, one.line, one.becomes)):
             row = self._row(mutant)
             kind = "Equivalent: " if self.is_equivalent(mutant) else ""
-            becomes = f"became `{mutant.becomes}`" if mutant.becomes else "went"
-            yield f"- `{mutant.path}`: `{mutant.was}` {becomes}. {kind}{row.get('word', '')}"
+            becomes = f"became `{mutant.becomes.strip()}`" if mutant.becomes else "went"
+            yield f"- `{mutant.path}`: `{mutant.was.strip()}` {becomes}. {kind}{row.get('word', '')}"
 
     def _row(self, mutant: Mutant) -> dict[str, Any]:
-        return self._rows.get((mutant.path, mutant.was, mutant.becomes), {})
+        return self._rows.get((mutant.path, mutant.was.strip(), mutant.becomes.strip()), {})
 
 
 def _say(sentence: str) -> None:

@@ -41,6 +41,7 @@ from app.store import (
     serving_state,
     upsert_items,
     user_comparisons,
+    user_count,
 )
 from app.store.schema import metadata
 from tests.support.builders import DIM, catalog, items, prefers
@@ -110,6 +111,9 @@ async def read(db: Database, name: str) -> dict[str, Any]:
         "users": [(user.user, user.feedback_count) for user in await list_users(db, name)],
         "summary": (whole.n_users, whole.n_preferences, whole.n_items, whole.model_version),
         "state": (state.feedback_count, state.published_version),
+        "counts": [
+            (await user_count(db, state.environment_id, user)).feedback_count for user in ("anna", "ben", "nobody")
+        ],
         "comparisons": len(said),
         "preferences": (len(loaded), loaded.user_ids),
         "export": [(one["id"], one["chosen"]) for one in await export_user(db, name, "anna")],
@@ -132,6 +136,7 @@ async def test_neighbours_neither_change_nor_are_read(db: Database, environment_
         alone[name] = await read(db, name)
         assert alone[name]["models"] == [(1, f"of {number}")]
         assert alone[name]["users"] == [("anna", 1), ("ben", number)]
+        assert alone[name]["counts"] == [1, number, 0]
         assert alone[name]["event"] == event(number)
     assert {name: await read(db, name) for name in names} == alone
     before = {name: await rows_of(db, name) for name in (first, last)}
