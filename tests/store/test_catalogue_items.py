@@ -43,6 +43,10 @@ async def test_only_changed_items_count_as_updated(db: Database, shop: str) -> N
     assert await serving_state(db, shop, "anna") == before
     assert await upsert_items(db, shop, [first, replace(second, title="Another")]) == Upserted(created=0, updated=1)
     assert (await serving_state(db, shop, "anna")).catalog_revision == before.catalog_revision + 1
+    others = [replace(item, title="Others") for item in items(4)]
+    assert await upsert_items(db, shop, others) == Upserted(created=2, updated=2)
+    again = [replace(item, title="Again") for item in items(5)]
+    assert await upsert_items(db, shop, again) == Upserted(created=1, updated=4)
 
 
 async def test_pages_follow_one_another(db: Database, shop: str) -> None:
