@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench faults mutants docs lock clean
+.PHONY: help setup demo test check format bench faults soak mutants docs lock clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ bench: $(STAMP) ## the benchmarks that the documents quote
 
 faults: $(STAMP) ## break everything under load, some twenty times each (half an hour); writes docs/faults.md
 	@$(BIN)/python benchmarks/faults.py --page docs/faults.md
+
+soak: $(STAMP) ## ten minutes of everything at once: what grows, leaks or fails; writes docs/soak.md
+	@$(BIN)/python benchmarks/soak.py --page docs/soak.md
 
 HARDENED = $(VENV)/.hardened
 

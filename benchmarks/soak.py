@@ -1,6 +1,6 @@
 """Ten minutes of everything at once, and whether anything grows, leaks or fails.
 
-    python benchmarks/soak.py [--minutes 10] [--seed 1]
+    python benchmarks/soak.py [--minutes 10] [--seed 1] [--page docs/soak.md]
 
 Real processes: PostgreSQL, two API processes, two workers. Clients post preferences and ask for rewards that must know
 of them, import files, rank the catalogue, ask for policies, have users erased, make, use and revoke keys, and have
@@ -13,12 +13,15 @@ fitted to it after the first third, in which caches fill. Status 1 where anythin
 
 import argparse
 import json
+import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -34,6 +37,17 @@ from tests.support.faults.mixed import mixed
 from tests.support.faults.trials import judged
 from tests.support.processes import api_processes, children, memory
 
+WORDS = {
+    "c": "a preference, and rewards that must know of it",
+    "import": "a file of 20 preferences",
+    "ranker": "a ranking of the catalogue",
+    "trainee": "a preference between courses of an MDP, and its policy or an action",
+    "forgotten": "a user who says something and is erased",
+    "keys": "a key that is made, used, revoked and refused",
+    "refits": "a refit",
+}
+"""What a client does, by its name."""
+
 SAMPLE_SECONDS = 5.0
 FEWEST_SAMPLES = 12
 WARM_UP = 1 / 3
@@ -48,7 +62,7 @@ class Series:
     megabytes: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
 
-    def report(self, minutes: list[float]) -> dict[str, object]:
+    def report(self, minutes: list[float]) -> dict[str, Any]:
         """Over the time after the warm-up."""
         start = int(len(minutes) * WARM_UP)
         at, memory, files = np.array(minutes[start:]), np.array(self.megabytes[start:]), self.descriptors[start:]
@@ -69,16 +83,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--page", type=Path, help="write what came of it into this page")
     options = parser.parse_args()
     prepare_learning()
     prepare_planner()
     with installed() as installation:
         report = soak(installation, options.minutes, options.seed)
     print(json.dumps(report, indent=1))
+    if options.page is not None:
+        options.page.write_text(page_of(report), encoding="utf-8")
     sys.exit(0 if report["good"] else 1)
 
 
-def soak(installation: Installation, minutes: float, seed: int) -> dict[str, object]:
+def soak(installation: Installation, minutes: float, seed: int) -> dict[str, Any]:
     series = {name: Series() for name in ("api", "worker", "postgresql")}
     connections: list[int] = []
     at: list[float] = []
@@ -92,11 +109,12 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, obj
         rounds = {name: len(one.rounds) for name, one in crowd.by_name.items()}
     verdict = judged(installation, crowd)
     told = crowd.told
+    wrong = [*verdict.wrong, *verdict.half_models, *told.late]
     if len(at) < FEWEST_SAMPLES:
         raise SystemExit(f"{len(at)} samples say nothing; let it run for longer")
     start = int(len(at) * WARM_UP)
     half = (start + len(at)) // 2
-    report: dict[str, object] = {
+    report: dict[str, Any] = {
         "minutes": round(at[-1], 1),
         "rounds": rounds,
         "acknowledged": verdict.acknowledged,
@@ -104,7 +122,8 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, obj
         "doubled": len(verdict.doubled),
         "answers_checked": verdict.checked,
         "models": verdict.versions,
-        "wrong": [*verdict.wrong, *verdict.half_models, *told.late][:5],
+        "wrong": len(wrong),
+        "wrong_for_example": wrong[:5],
         "refused": told.refused,
         "unanswered": told.unanswered,
         "connections_first_and_second_half_most": [max(connections[start:half]), max(connections[half:])],
@@ -114,13 +133,69 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, obj
     return report
 
 
-def is_good(report: dict[str, object]) -> bool:
+def is_good(report: dict[str, Any]) -> bool:
     failed = any(report[name] for name in ("lost", "doubled", "wrong", "refused", "unanswered"))
     # Who never came to an end has tried nothing.
     failed = failed or not all(report["rounds"].values())
     processes = report["processes"]
     grows = any(one["grows"] or leaks(one["descriptors_first_and_second_half_most"]) for one in processes.values())
     return not failed and not grows and not leaks(report["connections_first_and_second_half_most"])
+
+
+PAGE = """# What ten minutes of everything leave behind
+
+Written by `python benchmarks/soak.py --page docs/soak.md`: PostgreSQL, two API processes and two workers under
+clients who do all at once, without a pause, what an installation is asked for, on a machine with {cores} cores on which
+other work ran. {minutes} minutes; status {status}.
+
+| what was done | times |
+| --- | ---: |
+{rounds}
+
+Of {acknowledged:,} acknowledged preferences {lost} were lost and {doubled} doubled; {checked:,} answers were computed
+anew from what they named, and of them and all others that were checked {wrong} were wrong. {refused} requests were
+refused, and {unanswered} connections broke. Connections to PostgreSQL, at most in the first half after the warm-up
+and in the second: {connections}.
+
+Memory is each process's own and its share of the rest (PSS), of all processes of a kind together. The slope is Theil
+and Sen's over the last two thirds of the time, with its 95% interval; it counts as growth where even the lower end
+would add more than {flat:.0%} in an hour.
+
+| processes | MB | slope, MB a minute | interval | grows | open files, first and second half |
+| --- | ---: | ---: | ---: | --- | ---: |
+{processes}
+"""
+
+
+def page_of(report: dict[str, Any]) -> str:
+    rounds = Counter[str]()
+    for name, n in report["rounds"].items():
+        rounds[WORDS[name.rstrip("0123456789")]] += n
+    processes = [
+        f"| {name} | {one['megabytes']:,} | {one['slope_megabytes_a_minute']} | {between(one['slope_interval'])} "
+        f"| {'yes' if one['grows'] else 'no'} | {between(one['descriptors_first_and_second_half_most'])} |"
+        for name, one in report["processes"].items()
+    ]
+    return PAGE.format(
+        cores=os.cpu_count(),
+        minutes=report["minutes"],
+        status=0 if report["good"] else 1,
+        rounds="\n".join(f"| {words} | {n:,} |" for words, n in rounds.items()),
+        acknowledged=report["acknowledged"],
+        lost=report["lost"],
+        doubled=report["doubled"],
+        checked=report["answers_checked"],
+        wrong=report["wrong"],
+        refused=report["refused"],
+        unanswered=report["unanswered"],
+        connections=between(report["connections_first_and_second_half_most"]),
+        flat=FLAT_AN_HOUR,
+        processes="\n".join(processes),
+    )
+
+
+def between(pair: Iterable[float]) -> str:
+    return ", ".join(f"{one:,}" for one in pair)
 
 
 def leaks(most: list[int]) -> bool:
