@@ -199,23 +199,23 @@ def let_clocks_jump(installation: Installation, rng: random.Random) -> None:
 
 FAULTS = (
     Fault("api-process", "`kill -9` of one of two API processes", kill_one_api_process, 20, kills_api=True),
-    Fault("api-processes", "`kill -9` of all API processes, twice", kill_all_api_processes, 6, kills_api=True),
-    Fault("api", "`kill -9` of the whole API", kill_the_api, 6, kills_api=True),
-    Fault("api-parent", "`kill -9` of the API's parent process alone", kill_the_apis_parent, 6, kills_api=True),
+    Fault("api-processes", "`kill -9` of all API processes, twice", kill_all_api_processes, 5, kills_api=True),
+    Fault("api", "`kill -9` of the whole API", kill_the_api, 5, kills_api=True),
+    Fault("api-parent", "`kill -9` of the API's parent process alone", kill_the_apis_parent, 5, kills_api=True),
     Fault("worker", "`kill -9` of one worker or of both", kill_the_workers, 20),
-    Fault("worker-paused", "a worker paused for longer than its lease", pause_a_worker, 8, hits_workers=True),
-    Fault("backend", "`kill -9` of one PostgreSQL backend", kill_a_backend, 20),
+    Fault("worker-paused", "a worker paused for longer than its lease", pause_a_worker, 6, hits_workers=True),
+    Fault("backend", "`kill -9` of one PostgreSQL backend", kill_a_backend, 15),
     Fault("postgresql", "`kill -9` of PostgreSQL", kill_postgresql, 20),
-    Fault("everything", "`kill -9` of everything at once", kill_everything, 5, kills_api=True, hits_workers=True),
+    Fault("everything", "`kill -9` of everything at once", kill_everything, 4, kills_api=True, hits_workers=True),
     Fault("restart", "PostgreSQL restarted", restart_postgresql, 5),
     Fault("connections", "PostgreSQL out of connections", take_all_connections, 5),
     Fault("slow", "PostgreSQL slow: 0.1 to 0.5 s a message", make_postgresql_slow, 5),
     Fault("read-only", "PostgreSQL read-only", make_postgresql_read_only, 5),
     Fault("disk-full", "PostgreSQL's disk full", fill_the_disk, 5, needs="small disk"),
     Fault("network-cut", "the network to PostgreSQL cut", cut_the_network, 5),
-    Fault("network-stalled", f"the network to PostgreSQL silent for {STALL_SECONDS:g} s", stall_the_network, 5),
-    Fault("network-lost", "all connections to PostgreSQL lost silently", lose_all_connections, 5),
-    Fault("clock", "clocks jump by an hour or a day", let_clocks_jump, 8, hits_workers=True, needs="clock"),
+    Fault("network-stalled", f"the network to PostgreSQL silent for {STALL_SECONDS:g} s", stall_the_network, 4),
+    Fault("network-lost", "all connections to PostgreSQL lost silently", lose_all_connections, 4),
+    Fault("clock", "clocks jump by an hour or a day", let_clocks_jump, 10, hits_workers=True, needs="clock"),
 )
 BY_NAME: Mapping[str, Fault] = {fault.name: fault for fault in FAULTS}
 
