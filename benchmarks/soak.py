@@ -4,8 +4,9 @@
 
 Real processes: PostgreSQL, two API processes, two workers. Clients post preferences and ask for rewards that must know
 of them, import files, rank the catalogue, ask for policies, have users erased, make, use and revoke keys, and have
-models refitted, without a pause. Every answer is checked, and at the end all that was acknowledged is compared with the
-tables.
+models refitted, without a pause. In the first minutes they say what is new; then they say all of it again, with the
+same ids, so that what is stored stays the same, and what grows then is a leak. Every answer is checked, and at the end
+all that was acknowledged is compared with the tables.
 
 Memory is what a process has for itself and its share of the rest (PSS), sampled every five seconds; a straight line is
 fitted to it after the first third, in which caches fill. Status 1 where anything failed, leaked or grew.
@@ -38,8 +39,8 @@ from tests.support.faults.trials import judged
 from tests.support.processes import api_processes, children, memory
 
 WORDS = {
-    "c": "a preference, and rewards that must know of it",
-    "import": "a file of 20 preferences",
+    "c": "a preference, new or said before, and rewards that must know of it",
+    "import": "a file of 20 preferences, likewise",
     "ranker": "a ranking of the catalogue",
     "trainee": "a preference between courses of an MDP, and its policy or an action",
     "forgotten": "a user who says something and is erased",
@@ -47,6 +48,9 @@ WORDS = {
     "refits": "a refit",
 }
 """What a client does, by its name."""
+
+ROUNDS = (500, 100)
+"""After so many, clients say the same again: what is stored does not grow, and whatever grows then is a leak."""
 
 SAMPLE_SECONDS = 5.0
 FEWEST_SAMPLES = 12
@@ -100,7 +104,7 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, Any
     connections: list[int] = []
     at: list[float] = []
     begun = time.monotonic()
-    with Crowd(installation.api_url, "soak", seed=seed, also=mixed) as crowd:
+    with Crowd(installation.api_url, "soak", seed=seed, also=mixed, rounds=ROUNDS) as crowd:
         while (elapsed := time.monotonic() - begun) < minutes * 60:
             at.append(elapsed / 60)
             sample(installation, series)
@@ -145,8 +149,9 @@ def is_good(report: dict[str, Any]) -> bool:
 PAGE = """# What ten minutes of everything leave behind
 
 Written by `python benchmarks/soak.py --page docs/soak.md`: PostgreSQL, two API processes and two workers under
-clients who do all at once, without a pause, what an installation is asked for, on a machine with {cores} cores on which
-other work ran. {minutes} minutes; status {status}.
+clients who do all at once, without a pause, what an installation is asked for, on a machine with {cores} cores on
+which other work ran. After the first minutes clients say again what they had said, with the same ids: what is stored
+stays the same, so what grows then is a leak. {minutes} minutes; status {status}.
 
 | what was done | times |
 | --- | ---: |

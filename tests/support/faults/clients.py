@@ -59,11 +59,13 @@ class Told:
 class Client(ABC):
     """One thread that does the same again and again until it is stopped."""
 
-    def __init__(self, url: str, told: Told, name: str, *, seed: int) -> None:
+    def __init__(self, url: str, told: Told, name: str, *, seed: int, rounds: int | None = None) -> None:
         self._url = url
         self._told = told
         self.name = name
         self._rng = random.Random(seed)
+        self._different = rounds
+        """So many rounds are new; then it says all of it again, with the same ids, and nothing more is stored."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name)
         self.rounds: list[tuple[float, float]] = []
@@ -95,6 +97,13 @@ class Client(ABC):
                 self.rounds.append((begun, time.monotonic()))
                 number += 1
 
+    def _turn(self, number: int) -> int:
+        return number if self._different is None else number % self._different
+
+    def _two_items(self, what: str) -> list[int]:
+        """The same ones for the same preference."""
+        return random.Random(f"{self._told.environment} {what}").sample(range(N_ITEMS), 2)
+
     @abstractmethod
     def _round(self, http: httpx.Client, number: int) -> bool:
         """Whether it came to a good end."""
@@ -119,13 +128,16 @@ class Asker(Client):
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
         self._stop.wait(self.PAUSE_SECONDS)
-        user, count = f"{self.name}-u{number // PREFERENCES_A_USER}", number % PREFERENCES_A_USER + 1
-        token = self._say(http, user, f"{self.name}-{number}")
+        turn = self._turn(number)
+        user, count = f"{self.name}-u{turn // PREFERENCES_A_USER}", turn % PREFERENCES_A_USER + 1
+        if turn < number:
+            count = PREFERENCES_A_USER
+        token = self._say(http, user, f"{self.name}-{turn}")
         return token is not None and self._ask(http, user, count, token)
 
     def _say(self, http: httpx.Client, user: str, name: str) -> str | None:
         """Until it is acknowledged; None where the client is stopped before."""
-        chosen, rejected = self._rng.sample(range(N_ITEMS), 2)
+        chosen, rejected = self._two_items(name)
         body = {"id": name, "user": user, "chosen": {"item": f"i{chosen}"}, "rejected": {"item": f"i{rejected}"}}
         self._told.sent[name] = user
         response = self._until(201, lambda: http.post(self._path("preferences"), json=body))
@@ -187,7 +199,7 @@ class Importer(Client):
 
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
-        lines = [self._line(number, line) for line in range(self.LINES)]
+        lines = [self._line(self._turn(number), line) for line in range(self.LINES)]
         content = "\n".join(json.dumps(line) for line in lines)
         self._told.sent.update({line["id"]: line["user"] for line in lines})
         response = self._until(200, lambda: self._send(http, content))
@@ -205,9 +217,10 @@ class Importer(Client):
         return http.post(self._path("preferences/import"), content=content, headers=headers)
 
     def _line(self, number: int, line: int) -> dict[str, Any]:
-        chosen, rejected = self._rng.sample(range(N_ITEMS), 2)
+        name = f"{self.name}-{number}-{line}"
+        chosen, rejected = self._two_items(name)
         return {
-            "id": f"{self.name}-{number}-{line}",
+            "id": name,
             "user": f"{self.name}-u{number // 10}-{line % 4}",
             "chosen": {"item": f"i{chosen}"},
             "rejected": {"item": f"i{rejected}"},
@@ -244,14 +257,27 @@ Also = Callable[[str, Told, int], list[Client]]
 class Crowd:
     """Everybody who uses one environment."""
 
-    def __init__(self, url: str, environment: str, *, seed: int, clients: int = 5, also: Also | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        environment: str,
+        *,
+        seed: int,
+        clients: int = 5,
+        also: Also | None = None,
+        rounds: tuple[int | None, int | None] = (None, None),
+    ) -> None:
+        """`rounds`: how many are new, of who asks (a multiple of PREFERENCES_A_USER) and of who sends files."""
         self.told = Told(environment)
         self._url = url
         self._seed = seed
         self._also = also
         self.clients: list[Client] = [
-            *(Asker(url, self.told, f"c{index}", seed=seed * 100 + index) for index in range(clients)),
-            Importer(url, self.told, "import", seed=seed * 100 + 99),
+            *(
+                Asker(url, self.told, f"c{index}", seed=seed * 100 + index, rounds=rounds[0])
+                for index in range(clients)
+            ),
+            Importer(url, self.told, "import", seed=seed * 100 + 99, rounds=rounds[1]),
         ]
         self.refitter = Refitter(url, self.told, "refits", seed=seed)
 

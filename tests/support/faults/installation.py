@@ -32,6 +32,7 @@ WATCH_SECONDS = 0.1
 
 SERVER_SETTINGS = {
     "max_connections": "40",
+    "shared_buffers": "32MB",
     "max_wal_size": "64MB",
     "min_wal_size": "32MB",
     "wal_recycle": "off",

@@ -1,5 +1,6 @@
 """The rest of what an installation is asked for: rankings, policies, erasures, keys that come and go."""
 
+import random
 from contextlib import suppress
 
 import httpx
@@ -19,6 +20,9 @@ COACHING: Json = {
     "refit": {"every_seconds": 20, "min_new_preferences": 20},
 }
 PAUSE_SECONDS = 0.1
+
+TRAINEE_ROUNDS = 360
+"""Then the trainees say all of it again, and nothing more is stored."""
 
 ERASURE_SECONDS = 10.0
 """Between erasures: longer than a refit takes here, which begins again when somebody is erased meanwhile."""
@@ -48,10 +52,12 @@ class Trainee(Client):
     @override
     def _round(self, http: httpx.Client, number: int) -> bool:
         self._stop.wait(PAUSE_SECONDS)
-        user = f"trainee-{number % 12}"
-        actions = [self._rng.randrange(2) for _ in range(3)]
+        turn = self._turn(number)
+        user = f"trainee-{turn % 12}"
+        rng = random.Random(turn)
+        actions = [rng.randrange(2) for _ in range(3)]
         chosen, other = ([[0, a], [a, b], [b, c]] for a, b, c in (actions, [1 - one for one in actions]))
-        body = {"user": user, "id": f"t{number}", "chosen": {"trajectory": chosen}, "rejected": {"trajectory": other}}
+        body = {"user": user, "id": f"t{turn}", "chosen": {"trajectory": chosen}, "rejected": {"trajectory": other}}
         if self._until(201, lambda: http.post(self._path("preferences"), json=body)) is None:
             return False
         if number < COACHING["refit"]["min_new_preferences"]:
@@ -118,7 +124,7 @@ def mixed(url: str, told: Told, seed: int) -> list[Client]:
         http.put(f"/v1/environments/{coaching.environment}", json=COACHING).raise_for_status()
     return [
         Ranker(url, told, "ranker", seed=seed),
-        Trainee(url, coaching, "trainee", seed=seed),
+        Trainee(url, coaching, "trainee", seed=seed, rounds=TRAINEE_ROUNDS),
         Forgotten(url, told, "forgotten", seed=seed),
         KeyHolder(url, told, "keys", seed=seed),
     ]
