@@ -52,7 +52,7 @@ bench: $(STAMP) ## the benchmarks that the documents quote
 	@$(BIN)/python benchmarks/refit.py
 	@$(BIN)/python benchmarks/fold_in.py
 
-faults: $(STAMP) ## break everything under load, some twenty times each (half an hour); writes docs/faults.md
+faults: $(STAMP) ## break everything under load, five to twenty times each (half an hour); writes docs/faults.md
 	@$(BIN)/python benchmarks/faults.py --page docs/faults.md
 
 soak: $(STAMP) ## ten minutes of everything at once: what grows, leaks or fails; writes docs/soak.md

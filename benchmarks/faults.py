@@ -58,7 +58,8 @@ def main() -> None:
     table = table_of(rows[fault.name] for fault in FAULTS if fault.name in rows)
     print(f"seed {options.seed}\n\n{table}")
     if options.page is not None:
-        head = HEAD.format(seed=options.seed, cores=os.cpu_count(), missing=missing(rows))
+        runs = SEVERAL_RUNS if options.keep is not None else ""
+        head = HEAD.format(seed=options.seed, cores=os.cpu_count(), missing=missing(rows), runs=runs)
         options.page.write_text(f"{head}\n{table}\n", encoding="utf-8")
     sys.exit(0 if good else 1)
 
@@ -66,7 +67,7 @@ def main() -> None:
 def missing(rows: Collection[str]) -> str:
     """What a reader must not take for tried."""
     left = [fault.words for fault in FAULTS if fault.name not in rows]
-    return f"Not in this run: {'; '.join(left)}." if left else ""
+    return f" Not in this run: {'; '.join(left)}." if left else ""
 
 
 def kept(file: Path | None) -> dict[str, list[str]]:
@@ -133,8 +134,10 @@ same `id`, what was not acknowledged. A supervisor starts again what has ended, 
 - *Again*: seconds from the end of the fault (a kill ends at once) until every client had an acknowledgement and an
   answer, and until a refit that was asked for since had succeeded.
 
-`docs/OPERATIONS.md` says what to do about each. {missing}
+`docs/OPERATIONS.md` says what to do about each.{runs}{missing}
 """
+
+SEVERAL_RUNS = " The rows are of several runs (`--only`, `--keep`)."
 
 
 if __name__ == "__main__":
