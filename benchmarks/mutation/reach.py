@@ -40,7 +40,7 @@ VECTORS = "app/learning/lanes.py"
 SLOWEST_TEST_SECONDS = {PLAIN: 2.0, COMPILED: 5.0}
 """Of CPU time, under coverage; slower tests are left out."""
 
-MOST_SECONDS = 60.0
+MOST_SECONDS = 20.0
 """Of the tests of a folder that try one mutant, as they took when the map was made."""
 
 

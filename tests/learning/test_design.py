@@ -34,6 +34,14 @@ def test_operators_agree_with_dense_designs(comparisons: Comparisons) -> None:
     np.testing.assert_allclose(design.grams(r**2), np.einsum("nab,neb,n->bae", D, D, r**2), atol=1e-11)
 
 
+def test_users_have_as_many_comparisons_as_they_made() -> None:
+    rng = np.random.default_rng(6)
+    user = np.repeat(np.arange(5), [2, 0, 3, 1, 0])
+    first = rng.integers(0, 4, len(user))
+    c = Comparisons.from_pairs(rng.standard_normal((5, 2)), first, first + 1, user=user, n_users=5)
+    assert design_of(c, feature_map_of(c)).counts().tolist() == [2, 0, 3, 1, 0]
+
+
 def test_buckets_hold_every_comparison_once() -> None:
     rng = np.random.default_rng(5)
     user = np.repeat(np.arange(6), [1, 1000, 3, 0, 4, 40])

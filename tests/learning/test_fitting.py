@@ -18,6 +18,7 @@ from app.learning import (
     principal_angle_distance,
 )
 from app.learning.fitting import Estimator
+from app.learning.items import no_items
 from app.learning.model import covariance_root
 from app.learning.selection import split_once
 from tests.support.learning_worlds import catalogue, in_contexts, tabular
@@ -53,6 +54,19 @@ def test_folding_in_gives_the_fits_own_adapters(estimator: Estimator) -> None:
             np.testing.assert_allclose(adapter.covariance, fitted.adapter(user).covariance, atol=1e-6)
             assert adapter.converged
             assert adapter.n_comparisons == len(own)
+
+
+def test_whether_users_differ_is_tried_by_permuting_them_where_there_are_several(model: Model) -> None:
+    assert model.diagnostics.permutation_rank is not None
+    alone = catalogue(np.random.default_rng(45), n_users=1, per_user=12).comparisons
+    assert fit(alone, rank=0, calibrate=False).diagnostics.permutation_rank is None
+
+
+def test_effects_of_no_items_have_the_shapes_of_effects() -> None:
+    nothing = no_items(3)
+    assert (len(nothing), nothing.rank) == (0, 3)
+    assert (nothing.loadings.shape, nothing.covariance.shape, nothing.prior.shape) == ((1, 3), (1, 3, 3), (3, 3))
+    assert (nothing.bias.shape, nothing.bias_variance.shape) == ((1,), (1,))
 
 
 def test_users_of_one_comparison_each_can_be_fitted_though_none_shows_how_they_differ() -> None:
