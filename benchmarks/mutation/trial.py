@@ -40,8 +40,8 @@ from mutation.reach import (
 )
 
 COMPILE_SECONDS = 120.0
-LEAST_SECONDS = 8.0
-"""Of CPU time: the first test makes what others share."""
+LEAST_SECONDS, SETUP_SECONDS = 8.0, 120.0
+"""Of CPU time."""
 
 NOT_SWAPPED, FAULT = 77, 78
 """Exit statuses: the module must be loaded anew; this script has a fault."""
@@ -199,9 +199,16 @@ class _Limits:
     def __init__(self, seconds: dict[str, float], more_seconds: float) -> None:
         self._seconds, self._more_seconds = seconds, more_seconds
 
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
+    def pytest_runtest_setup(self) -> None:
+        """What tests share is made by the first of them that is run, whichever that is."""
+        self._end_after(SETUP_SECONDS)
+
+    def pytest_runtest_call(self, item: Any) -> None:
+        self._end_after(LEAST_SECONDS + 10 * self._seconds[item.nodeid])
+
+    def _end_after(self, seconds: float) -> None:
         signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_VIRTUAL, LEAST_SECONDS + 10 * self._seconds[nodeid] + self._more_seconds)
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds + self._more_seconds)
 
 
 def _suite(mutant: Mutant) -> str:
