@@ -57,9 +57,11 @@ def test_folding_in_gives_the_fits_own_adapters(estimator: Estimator) -> None:
 
 
 def test_whether_users_differ_is_tried_by_permuting_them_where_there_are_several(model: Model) -> None:
+    alone = fit(catalogue(np.random.default_rng(45), n_users=1, per_user=12).comparisons, rank=0, calibrate=False)
+    assert model.diagnostics is not None
     assert model.diagnostics.permutation_rank is not None
-    alone = catalogue(np.random.default_rng(45), n_users=1, per_user=12).comparisons
-    assert fit(alone, rank=0, calibrate=False).diagnostics.permutation_rank is None
+    assert alone.diagnostics is not None
+    assert alone.diagnostics.permutation_rank is None
 
 
 def test_effects_of_no_items_have_the_shapes_of_effects() -> None:
