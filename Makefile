@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench faults soak mutants docs lock clean
+.PHONY: help setup demo test check format bench faults soak fuzz parsers mutants docs lock clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -58,11 +58,17 @@ faults: $(STAMP) ## break everything under load, five to twenty times each (half
 soak: $(STAMP) ## ten minutes of everything at once: what grows, leaks or fails; writes docs/soak.md
 	@$(BIN)/python benchmarks/soak.py --page docs/soak.md
 
+fuzz: $(STAMP) ## 10,000 requests that the contract allows and forbids (a quarter of an hour); writes docs/fuzzing.md
+	@$(BIN)/python benchmarks/fuzz.py --page docs/fuzzing.md
+
 HARDENED = $(VENV)/.hardened
 
 $(HARDENED): $(STAMP) benchmarks/requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
 	@touch $(HARDENED)
+
+parsers: $(HARDENED) ## feed what reads bytes with whatever leads into new branches (five minutes)
+	@$(BIN)/python benchmarks/fuzz_parsers.py --seconds 60
 
 mutants: $(HARDENED) ## do the tests notice wrong programs: 500 mutants at random (an hour or two; goes on where it was); writes docs/mutants.md
 	@$(BIN)/python benchmarks/mutants.py --count 500 --seed 1 --page docs/mutants.md

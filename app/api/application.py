@@ -75,7 +75,7 @@ def build_application(
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes, seconds=body_seconds)
     app.add_middleware(Requests, metrics=metrics)
-    install_problem_handlers(app)
+    install_problem_handlers(app, (*ROUTERS, pages))
     for router in (*ROUTERS, pages):
         app.include_router(router)
     install_openapi(app, ROUTERS)

@@ -148,8 +148,9 @@ def _from_root(error: DomainError) -> DomainError:
     summary="Import preferences",
     response_model=ImportAnswer,
     description="NDJSON of any length: one preference a line, stored in parts of some thousand lines, each its own "
-    "transaction. Bad lines do not stop good ones; the first 20 are answered with their numbers. What was stored "
-    "stays stored when the connection breaks, and lines with an `id` can be sent again safely: as duplicates. "
+    "transaction; an empty body stores nothing. Bad lines do not stop good ones; the first 20 are answered with their "
+    "numbers. What was stored stays stored when the connection breaks, and lines with an `id` can be sent again "
+    "safely: as duplicates. "
     "With `Accept: application/x-ndjson` the answer comes line by line while the import runs: one object a part, with "
     "`lines`, `accepted`, `duplicates` and `rejected` so far, and at the end the object that is answered otherwise, "
     "with a `consistency_token` that is the header of the other answer, or `code` and `detail` of what stopped it.",
@@ -175,7 +176,7 @@ def _from_root(error: DomainError) -> DomainError:
     },
     openapi_extra={
         "requestBody": {
-            "required": True,
+            "required": False,
             "content": {
                 "application/x-ndjson": {
                     "schema": {"type": "string", "description": "One preference a line."},

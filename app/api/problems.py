@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import Scope
 
 from app.api.validation import encodable, first_sentence, located
@@ -233,7 +234,8 @@ def domain_problem(scope: Scope, error: DomainError) -> JSONResponse:
     return problem_response(scope, code, error.message, pointer=error.pointer, headers=headers)
 
 
-def install_problem_handlers(app: FastAPI) -> None:
+def install_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    app.state.routers = (app.router, *routers)
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, handler)
 
@@ -298,7 +300,15 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if isinstance(error.__cause__, RecursionError):
         sentence = "the body is nested too deeply."
     detail = sentence.format(path=request.url.path, method=request.method, detail=error.detail)
-    return problem_response(request.scope, code, detail, headers=error.headers)
+    headers = {"Allow": _methods_of(request)} if error.status_code == 405 else error.headers
+    return problem_response(request.scope, code, detail, headers=headers)
+
+
+def _methods_of(request: Request) -> str:
+    """All methods of this address; the framework names those of the first route that it finds there."""
+    routes = (route for router in request.app.state.routers for route in router.routes)
+    found = (route for route in routes if isinstance(route, Route) and route.path_regex.match(request.url.path))
+    return ", ".join(sorted({method for route in found for method in route.methods or ()}))
 
 
 _HANDLERS: dict[type[Any], Callable[[Request, Exception], Awaitable[Response]]] = {

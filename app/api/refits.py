@@ -116,7 +116,8 @@ async def _followed(refit: RefitId, services: UsedServices, key: Admin) -> Refit
             "description": "The refit, at every change.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
+                    # No type: some readers of the document take it for that of the stream, others for that of an event.
+                    "schema": {"description": "Events `refit`, whose `data` is the refit as JSON."},
                     "example": "event: refit\r\ndata: " + json.dumps(_REFIT) + "\r\n\r\n",
                 }
             },

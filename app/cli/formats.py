@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from app.cli.tables import is_table, kind_of, rows_of, unpacked
+from app.cli.tables import UnreadableError, is_table, kind_of, readable, rows_of, unpacked
 
 Json = dict[str, Any]
 
@@ -25,10 +25,6 @@ class Format(StrEnum):
     """An Argilla export: a ranking or a choice between responses."""
     LABEL_STUDIO = "label-studio"
     """A Label Studio JSON export: pairwise or ranker."""
-
-
-class UnreadableError(ValueError):
-    """A row that is not what the format says; the message has its number and what was missing."""
 
 
 def preferences_in(
@@ -47,7 +43,7 @@ def preferences_in(
         try:
             for found in _READERS[form](record):
                 yield _finished(found, record, user=user, user_column=user_column, contexts=contexts)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             what = f"there is no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
             raise UnreadableError(f"{file.name}, row {number}, as {form}: {what}") from error
 
@@ -66,15 +62,18 @@ def guessed_format(file: Path) -> Format:
 
 def records_in(file: Path) -> Iterator[Json]:
     """Rows of a .csv, .tsv, .parquet, .json or .jsonl / .ndjson file; .gz is unpacked."""
-    with file.open("rb") as raw:
+    with file.open("rb") as raw, readable(file):
         if is_table(file):
             yield from rows_of(file, raw)
             return
         text = io.TextIOWrapper(unpacked(file, raw), encoding="utf-8-sig", newline="")
-        if kind_of(file) == ".json":
-            yield from json.load(text)
-        else:
-            yield from (json.loads(line) for line in text if line.strip())
+        records = json.load(text) if kind_of(file) == ".json" else (json.loads(line) for line in text if line.strip())
+        if not isinstance(records, list | Iterator):
+            raise UnreadableError(f"{file.name}: expected a list of objects.")
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record, dict):
+                raise UnreadableError(f"{file.name}, row {number}: expected an object; found {str(record)[:80]!r}.")
+            yield record
 
 
 def _finished(found: Json, record: Mapping[str, Any], *, user: str | None, user_column: str, contexts: bool) -> Json:

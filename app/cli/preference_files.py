@@ -10,10 +10,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
-from app.cli.tables import Told, columns_of, is_table, rows_of, unpacked
+from app.cli.tables import Told, columns_of, is_table, readable, rows_of, unpacked
 from app.client import content_id
 
 REPORTED_RECORDS = 20
@@ -50,7 +51,7 @@ class Reading:
             yield from _joined(self._read(number, row) for number, row in enumerate(rows, start=1))
             return
         number = 1
-        for block in _whole_lines(unpacked(file, raw)):
+        for block in _whole_lines(file, unpacked(file, raw)):
             told(raw.tell())
             if self._is_ours(block):
                 yield block
@@ -87,13 +88,12 @@ class Reading:
         prompt, chosen, rejected = _split(given.get("prompt"), _first(given, "chosen"), _first(given, "rejected"))
         said |= {"chosen": self._option(chosen), "rejected": self._option(rejected)}
         if isinstance(given.get("context"), dict):
-            said["context"] = given["context"]
+            said["context"] = _as_json(given["context"])
         elif self.with_context and prompt:
             said["context"] = {"text": prompt}
         said |= _numbers(given)
         if _there(given, "occurred_at"):
-            moment = given["occurred_at"]
-            said["occurred_at"] = moment if isinstance(moment, str) else moment.isoformat()
+            said["occurred_at"] = _moment(given["occurred_at"])
         if _there(given, "id"):
             said["id"] = str(given["id"])
         elif self.id_prefix is not None:
@@ -105,7 +105,7 @@ class Reading:
 
     def _option(self, given: Any) -> Any:
         if isinstance(given, dict):
-            return given
+            return _as_json(given)
         return {self.options: given if isinstance(given, str) else str(given)}
 
 
@@ -121,10 +121,11 @@ def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-def _whole_lines(source: IO[bytes]) -> Iterator[bytes]:
+def _whole_lines(file: Path, source: IO[bytes]) -> Iterator[bytes]:
     """Blocks that end where a line does."""
-    while block := source.read(BLOCK_BYTES):
-        yield block + source.readline()
+    with readable(file):
+        while block := source.read(BLOCK_BYTES):
+            yield block + source.readline()
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -134,6 +135,8 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError as error:
         raise BadRecordError(f"the line is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise BadRecordError("the line is nested too deeply.") from error
     if not isinstance(record, dict):
         raise BadRecordError("expected an object with user_id, chosen and rejected.")
     return record
@@ -144,7 +147,7 @@ def _json_or_text(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("[{"):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
@@ -184,6 +187,23 @@ def check_columns(file: Path) -> None:
             raise BadRecordError(_missing(names, columns))
 
 
+def _as_json(given: dict[str, Any]) -> dict[str, Any]:
+    """A table's cell may hold what JSON has no words for."""
+    try:
+        json.dumps(given)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRecordError(f"expected what JSON can say: {error}.") from error
+    return given
+
+
+def _moment(given: Any) -> str:
+    if isinstance(given, str):
+        return given
+    if isinstance(given, date):
+        return given.isoformat()
+    raise BadRecordError(f"occurred_at: expected a date and time; found {given!r}.")
+
+
 def _numbers(record: dict[str, Any]) -> dict[str, float]:
     """`margin` is another name for how much a preference counts."""
     numbers: dict[str, float] = {}
@@ -191,7 +211,7 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
         if meant not in numbers and _there(record, name):
             try:
                 numbers[meant] = float(record[name])
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise BadRecordError(f"{name}: expected a number; found {record[name]!r}.") from error
     return numbers
 

@@ -14,9 +14,10 @@ import stamina
 import typer
 from rich.progress import Progress
 
-from app.cli.formats import Format, UnreadableError, guessed_format, preferences_in
+from app.cli.formats import Format, guessed_format, preferences_in
 from app.cli.output import FAILURE, MISUSE, NOT_READY, UNREACHABLE, complain, err, print_json
 from app.cli.preference_files import REPORTED_RECORDS, Reading, check_columns
+from app.cli.tables import UnreadableError
 from app.client import DEFAULT_URL, ApiError, Client, ServerUnreachableError
 from app.settings import LOOPBACK, Settings
 
@@ -194,6 +195,8 @@ def _refit_after(client: Client, environment: str, *, fit: bool) -> dict[str, An
 def _check_columns(file: Path) -> None:
     try:
         check_columns(file)
+    except UnreadableError as error:
+        complain(str(error), code=MISUSE)
     except (ValueError, OSError) as error:
         complain(f"{file}: {error}", code=MISUSE)
 
@@ -201,6 +204,8 @@ def _check_columns(file: Path) -> None:
 def _guessed(file: Path) -> Format:
     try:
         return guessed_format(file)
+    except UnreadableError as error:
+        complain(str(error), code=MISUSE)
     except (ValueError, OSError) as error:
         complain(f"{file}: {error}", code=MISUSE)
 
@@ -212,7 +217,10 @@ def _import_records(
         task = progress.add_task("importing", total=file.stat().st_size)
         reading = _reading(client, environment, options, id_prefix)
         blocks = reading.blocks(file, raw, lambda read: progress.update(task, completed=read))
-        counts = client.import_lines(environment, blocks)
+        try:
+            counts = client.import_lines(environment, blocks)
+        except UnreadableError as error:
+            complain(f"{error} What came before it has been stored.", code=MISUSE)
     errors = sorted([*counts["errors"], *reading.errors], key=lambda bad: bad["line"])[:REPORTED_RECORDS]
     return {**counts, "rejected": counts["rejected"] + reading.rejected, "errors": errors}
 

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -21,6 +22,23 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 csv.field_size_limit(16 * 1024 * 1024)
 
 
+class UnreadableError(ValueError):
+    """A file, or a row of it, that is not what it should be; the message says which and why."""
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Whatever a damaged file makes its readers raise is one error, with the file's name."""
+    try:
+        yield
+    except UnreadableError:
+        raise
+    except RecursionError as error:
+        raise UnreadableError(f"{file.name}: it is nested too deeply.") from error
+    except (csv.Error, zlib.error, EOFError, OSError, OverflowError, ValueError) as error:
+        raise UnreadableError(f"{file.name}: {error}") from error
+
+
 def kind_of(file: Path) -> str:
     """The ending that says what is in it: that before .gz."""
     return Path(file.name.removesuffix(".gz")).suffix.lower()
@@ -36,23 +54,25 @@ def is_table(file: Path) -> bool:
 
 def rows_of(file: Path, raw: BinaryIO, told: Told = lambda _: None) -> Iterator[Row]:
     """The rows of a table, by column; the cells of a text file are texts, or None where a row is too short."""
-    if kind_of(file) == ".parquet":
-        yield from _parquet(raw, file.stat().st_size, told)
-        return
-    with _reading(file, raw) as reader:
-        for row in reader:
-            told(raw.tell())
-            # Cells beyond the last column have no name.
-            yield {name: value for name, value in row.items() if name is not None}
+    with readable(file):
+        if kind_of(file) == ".parquet":
+            yield from _parquet(raw, file.stat().st_size, told)
+            return
+        with _reading(file, raw) as reader:
+            for row in reader:
+                told(raw.tell())
+                # Cells beyond the last column have no name.
+                yield {name: value for name, value in row.items() if name is not None}
 
 
 def columns_of(file: Path) -> list[str]:
-    if kind_of(file) == ".parquet":
-        from pyarrow.parquet import read_schema
+    with readable(file):
+        if kind_of(file) == ".parquet":
+            from pyarrow.parquet import read_schema
 
-        return list(read_schema(file).names)
-    with file.open("rb") as raw, _reading(file, raw) as reader:
-        return list(reader.fieldnames or [])
+            return list(read_schema(file).names)
+        with file.open("rb") as raw, _reading(file, raw) as reader:
+            return list(reader.fieldnames or [])
 
 
 @contextmanager

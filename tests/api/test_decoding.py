@@ -188,7 +188,13 @@ def preference_in(lines: Lines, at: int) -> Preference:
     )
 
 
-@given(st.lists(st.one_of(written(), good.map(lambda one: json.dumps(one).encode())), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.one_of(written(), good.map(lambda one: json.dumps(one).encode()), st.binary(max_size=60)),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_lines_as_columns_say_the_same(given_lines: list[bytes]) -> None:
     content = b"".join(line.replace(b"\n", b"") + b"\n" for line in given_lines)
     lines = in_columns(content)

@@ -293,6 +293,10 @@ def imported(api: httpx.Client, environment: str, content: Any) -> Json:
     return answer
 
 
+def test_an_import_of_nothing_stores_nothing(api: httpx.Client, catalog: str) -> None:
+    assert imported(api, catalog, b"") == {"accepted": 0, "duplicates": 0, "rejected": 0, "errors": []}
+
+
 def test_an_import_keeps_good_lines_and_names_bad_ones(api: httpx.Client, catalog: str) -> None:
     content = b"".join(
         [

@@ -48,6 +48,14 @@ def test_an_unknown_address_and_a_wrong_method_are_problems(api: httpx.Client) -
     assert wrong.headers["allow"] == "GET"
 
 
+def test_a_wrong_method_is_told_all_that_are_right(api: httpx.Client) -> None:
+    """Also where each has a route of its own, whether the thing is there or not."""
+    assert api.patch("/v1/environments/nowhere").headers["allow"] == "DELETE, GET, PUT"
+    assert api.post("/v1/environments/nowhere/items").headers["allow"] == "GET, PUT"
+    assert "GET" in api.post("/openapi.json").headers["allow"]
+    assert "GET" in api.post("/console").headers["allow"]
+
+
 def test_a_name_that_no_environment_can_have_is_refused(api: httpx.Client) -> None:
     found = found_problem(api.get("/v1/environments/two%20words"))
     expected = r'path parameter environment: expected to match ^[A-Za-z0-9._~:@-]{1,128}$; found "two words".'

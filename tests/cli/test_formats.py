@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.cli.formats import Format, UnreadableError, guessed_format, preferences_in
+from app.cli.formats import Format, guessed_format, preferences_in
+from app.cli.tables import UnreadableError
 
 SAID = {"user": "ada", "chosen": {"text": "Yes."}, "rejected": {"text": "No."}}
 CHAT = [{"role": "user", "content": "Rain?"}]
