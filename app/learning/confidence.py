@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2, norm
 
-from app.learning.adapters import Adapters, bound_weights
-from app.learning.arrays import Int, Real, inverse, real, sigmoid, symmetric
+from app.learning.adapters import Adapters
+from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid, symmetric
 from app.learning.design import Design
 from app.learning.grams import SparseGrams, grams_of
 from app.learning.parameters import Shared
@@ -58,7 +58,7 @@ def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Rea
     d1, d2, k = design.d1, design.d2, shared.k
     if not isinstance(design.X, np.ndarray):
         return np.zeros((d1, d2 + k, 0))
-    w = design.weight * bound_weights(scores)
+    w = design.weight * curvature(scores)
     across = np.linalg.qr(np.hstack([shared.B, np.eye(d1)]))[0][:, k:d1]
     beside = across.shape[1]
     if d1 * d2 + beside * k <= MAX_UNKNOWNS:
@@ -73,7 +73,7 @@ def entry_errors(design: Design, shared: Shared, adapters: Adapters, scores: Rea
     """(d1, d2 + k) variances of the entries of [Theta_0, B], independent of each other; none beside a factor."""
     if isinstance(design.X, np.ndarray):
         return None
-    grams = grams_of(design, design.weight * bound_weights(scores))
+    grams = grams_of(design, design.weight * curvature(scores))
     assert isinstance(grams, SparseGrams)
     strength = np.einsum("icb,icb->c", adapters.means, adapters.means) / max(len(adapters) * shared.d2, 1)
     return entry_variances(grams, shared.ridge, strength)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from app.learning.adapters import bound_weights, posterior
+from app.learning.adapters import expected_curvature, expected_probability, posterior
 from app.learning.arrays import Real
 from app.learning.comparisons import Comparisons
 from app.learning.design import Design
@@ -63,8 +63,9 @@ def debt(model: Model, comparisons: Comparisons, *, n_users: int) -> Debt:
         return NO_DEBT
     design = model.design(comparisons)
     solved = posterior(design, model.shared)
-    w = design.weight * bound_weights(solved.tilt)
-    residual = design.weight * (design.label - 0.5) - w * solved.score_mean
+    moments = solved.score_mean, solved.score_variance
+    w = design.weight * expected_curvature(*moments)
+    residual = design.weight * (design.label - expected_probability(*moments))
     Z = design.project(model.B, model.shared.items.loadings)
     W, V = solved.means[design.user].reshape(Z.shape), solved.covariances[0]
     spread = (Z.reshape(design.n, -1) @ V).reshape(Z.shape)

@@ -3,20 +3,20 @@
 An adapter's mean m is where the pulls balance: T^-1 m = sum_j z_j r_j(m), with the residual of comparison j, whose
 score is eta_j = o_j + z_j . m, o_j being what is shared,
 
-    r_j = a_j (t_j - 1/2 - w_j eta_j),    w_j = tanh(c_j / 2) / (2 c_j),    c_j^2 = eta_j^2 + Var[eta_j].
+    r_j = a_j (t_j - E[sigma(eta_j)]).
 
 One Newton step from m towards the balance without comparison j (Sherman and Morrison) is
 
     m - m_without_j = H z_j r_j / (1 - s_j z_j^T H z_j),    H^-1 = T^-1 + sum_j s_j z_j z_j^T,
 
-where s_j = a_j (w_j + (sigma'(c_j) - w_j) eta_j^2 / c_j^2) is the residual's slope in the score: the weights w_j move
-with the scores. For the penalised maximum r_j = a_j (t_j - sigmoid(eta_j)) and s_j = a_j sigma'(eta_j).
+where s_j = a_j E[sigma'(eta_j)] is the residual's slope in the score's mean; that scores become less certain too is
+left out. For the penalised maximum r_j = a_j (t_j - sigma(eta_j)) and s_j = a_j sigma'(eta_j).
 Source: Cook and Weisberg, Residuals and Influence in Regression, 1982, section 3.2; the slope by differentiation.
 """
 
 import numpy as np
 
-from app.learning.adapters import bound_weights, posterior
+from app.learning.adapters import expected_curvature, expected_probability, posterior
 from app.learning.arrays import Int, Real, curvature, inverse, sigmoid
 from app.learning.comparisons import Comparisons
 from app.learning.design import Design
@@ -50,12 +50,11 @@ def _moved_evidence(model: Model, comparisons: Comparisons) -> Real:
     design, shared = model.design(comparisons), model.shared
     solved = posterior(design, shared)
     Z = _projections(model, design)
-    c, score = solved.tilt, solved.score_mean
-    w = bound_weights(c)
-    residual = design.weight * (design.label - 0.5 - w * score)
-    slope = design.weight * (w + (curvature(c) - w) * (score / c) ** 2)
+    moments = solved.score_mean, solved.score_variance
+    residual = design.weight * (design.label - expected_probability(*moments))
+    slope = w = design.weight * expected_curvature(*moments)
     # What the items' own uncertainty adds to the precision stays.
-    rest = inverse(solved.covariances[0]) - (Z * (design.weight * w)[:, None]).T @ Z
+    rest = inverse(solved.covariances[0]) - (Z * w[:, None]).T @ Z
     return _in_order(design.order, _taken_away(Z, rest, slope, residual))
 
 

@@ -43,8 +43,17 @@ AHEAD = 2
 """Comparisons of each lane by which rows of tables are fetched early: tables don't fit a core's own cache."""
 FAR_AHEAD = 16
 """The same where users are worked on one after the other."""
-OVERRELAXATION = 1.4
-"""Of the bound's tightenings: half as many as at 1, of all users and with little scatter."""
+LOGISTIC_SHARES = (0.14447567977790932, 0.5997675271113672, 0.25575679311072375)
+LOGISTIC_VARIANCES = (7.894175713443343, 3.067628632798784, 1.2069653873935529)
+"""Normal distributions whose mixture is the logistic one, its function and its integral within 8e-5 (minimax).
+
+With its slope at 0 exactly: choices that nothing contradicts say nothing of their own spread, and would seem to with
+another curvature than that of the score's variance.
+"""
+MEAN_RELAXATION = 1.5
+"""Of the means of scores between steps, each to the minimum of a quadratic above: below 2, none raises the loss."""
+VARIANCE_DAMPING = 0.4
+"""Least damping of the variances of scores between steps."""
 
 
 def over_users(pointers: NDArray[np.int64], work: Callable[[int, int], Result], *, room: int = 0) -> list[Result]:
@@ -189,40 +198,70 @@ def ravelled(array):
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def roots(n, o, vo, w, e, c):
-    """Write sqrt(E[eta^2]) to c, from z.m in w, which becomes E[eta], and <R, S> in e."""
+def moments(n, o, vo, w, e):
+    """From z.m in w and <R, S> in e: w becomes E[eta], e becomes Var[eta]."""
     for i in range(n):
         mean = o[i] + w[i]
-        c[i] = np.sqrt(max(vo[i] + o[i] * (mean + w[i]) + e[i], 0.0))
+        e[i] = max(vo[i] + e[i] - w[i] * w[i], 0.0)
         w[i] = mean
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def relax(n, c, free, before):
-    """Moves the c_j in use OVERRELAXATION times as far as to c, where `free`."""
+def relax(n, new_mean, new_variance, free, mean, variance):
+    """Move the scores' moments in use towards the new ones, where `free`.
+
+    A variance v's weight, about that of a normal density of variance s^2 = v + LOGISTIC_VARIANCES[2] at the mean m,
+    changes by (m^2 / s^2 - 1) v / 2 s^2 times as much as v, relatively: where scores are sure, full steps would go to
+    and fro ever further.
+    """
     for i in range(n):
-        before[i] = max(before[i] + free[i] * OVERRELAXATION * (c[i] - before[i]), 0.5 * c[i])
+        mean[i] += free[i] * MEAN_RELAXATION * (new_mean[i] - mean[i])
+        spread = 1.0 / (variance[i] + LOGISTIC_VARIANCES[2])
+        steep = 0.5 * (mean[i] * mean[i] * spread - 1.0) * variance[i] * spread
+        variance[i] += free[i] / (1.0 + max(steep, VARIANCE_DAMPING)) * (new_variance[i] - variance[i])
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def bend(n, c, e, o, weight, kappa, w, pull):
-    """The bound's weights, w = a tanh(c/2) / (2c) with e = exp(-c), and what pulls the adapter, kappa - w o."""
+def expectations(n, mean, variance, power, scale, c, x, r, low, slope, loss):
+    """Write E[sigmoid(-|eta|)] to low, E[sigmoid'(eta)] to slope, E[log(1 + exp(eta))] less max(mean, 0) to loss.
+
+    For eta ~ N(mean, variance), with the logistic function as a mixture of normal ones, and those after Abramowitz and
+    Stegun 26.2.17.
+    """
+    low[:n] = 0.0
+    slope[:n] = 0.0
+    loss[:n] = 0.0
+    for part in range(len(LOGISTIC_SHARES)):
+        share, width = 0.3989422804014327 * LOGISTIC_SHARES[part], LOGISTIC_VARIANCES[part]
+        for i in range(n):
+            r[i] = 1.0 / np.sqrt(variance[i] + width)
+            a = mean[i] * r[i]
+            c[i] = 0.5 * a * a
+        exponentials(n, c, power, scale, x)
+        for i in range(n):
+            density = share * x[i]
+            t = 1.0 / (1.0 + 0.2316419 * abs(mean[i]) * r[i])
+            tail = ((1.330274429 * t - 1.821255978) * t + 1.781477937) * t
+            low[i] += density * ((tail - 0.356563782) * t + 0.319381530) * t
+            slope[i] += density * r[i]
+            loss[i] += density * (variance[i] + width) * r[i]
     for i in range(n):
-        exact = (1.0 - e[i]) / ((1.0 + e[i]) * 2.0 * max(c[i], 1e-3))
-        w[i] = weight[i] * (exact if c[i] >= 1e-3 else 0.25 - c[i] * c[i] / 48.0)
-        pull[i] = kappa[i] - w[i] * o[i]
+        loss[i] -= abs(mean[i]) * low[i]
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def logarithms(n, e, log):
-    """Write log(1 + e), 0 <= e <= 1, to log: twice the area tangent of e / (2 + e), which is at most a third."""
+def bend(n, mean, low, slope, o, weight, kappa, w, more, pull):
+    """Weights w = a E[sigmoid'(eta)] of the covariance, how much `more` the mean's are, and what pulls the mean.
+
+    The mean's, a (E[sigmoid(eta)] - 1/2) / mean, are those of a quadratic that touches the expected loss at +-mean and
+    lies above it everywhere else.
+    """
     for i in range(n):
-        x = e[i] / (2.0 + e[i])
-        t = x * x
-        s = 1.0 / 33.0
-        for odd in (31.0, 29.0, 27.0, 25.0, 23.0, 21.0, 19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0):
-            s = s * t + 1.0 / odd
-        log[i] = 2.0 * x * s
+        size = abs(mean[i])
+        bound = max((0.5 - low[i]) / max(size, 1e-3), slope[i]) if size >= 1e-3 else slope[i]
+        w[i] = weight[i] * slope[i]
+        more[i] = weight[i] * (bound - slope[i])
+        pull[i] = kappa[i] - weight[i] * bound * o[i]
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -308,9 +347,9 @@ def load_placed(users, start, size, pointers, indptr, rows, cols, signs, P, own,
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def solve(A, right, R, G, y, m):
-    """R = A^-1 (packed, A is overwritten by its factor and G by the factor's inverse), m = R right; log |R| to y[0]."""
-    p = len(m)
+def factorise(A, y):
+    """A (packed) becomes its Cholesky factor, the diagonal inverted; log |A^-1| to y[0]."""
+    p = int(np.sqrt(2 * len(A)))
     y[:] = 0.0
     for a in range(p):
         row = a * (a + 1) // 2
@@ -327,9 +366,33 @@ def solve(A, right, R, G, y, m):
                     A[row + b, lane] = (A[row + b, lane] - y[1, lane]) * A[other + b, lane]
         for lane in range(LANES):
             y[0, lane] += 2.0 * np.log(A[row + a, lane])
+    return p
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def maximise(A, right, y, m):
+    """m = A^-1 right; A (packed) is overwritten by its factor, y[1:] by anything."""
+    log = y[0].copy()
+    p = factorise(A, y)
+    y[0] = log
+    for a in range(p):
+        row = a * (a + 1) // 2
+        y[1] = 0.0
+        add_product(y, 1, A, row, m, 0, a)
+        m[a] = (right[a] - y[1]) * A[row + a]
+    for a in range(p - 1, -1, -1):
+        row = a * (a + 1) // 2
+        m[a] *= A[row + a]
+        y[1] = -m[a]
+        add_scaled(m, 0, A, row, y, 1, a)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def solve(A, R, G, y):
+    """R = A^-1 (packed, A is overwritten by its factor and G by the factor's inverse); log |R| to y[0]."""
+    p = factorise(A, y)
     R[:] = 0.0
-    m[:] = 0.0
-    for a in range(p):  # row a of the factor's inverse, and what it adds to the inverse itself and to m
+    for a in range(p):  # row a of the factor's inverse, and what it adds to the inverse itself
         row = a * (a + 1) // 2
         G[row : row + a + 1] = 0.0
         for c in range(a):
@@ -338,9 +401,6 @@ def solve(A, right, R, G, y, m):
             for lane in range(LANES):
                 G[row + b, lane] *= -A[row + a, lane]
         G[row + a] = A[row + a]
-        y[1] = 0.0
-        add_product(y, 1, G, row, right, 0, a + 1)
-        add_scaled(m, 0, G, row, y, 1, a + 1)
         for b in range(a + 1):
             add_scaled(R, b * (b + 1) // 2, G, row, G, row + b, b + 1)
 
@@ -374,7 +434,7 @@ def inverses(first, last, matrices, V, log):
     p = matrices.shape[1]
     q = p * (p + 1) // 2
     A, R, G = np.empty((q, LANES)), np.empty((q, LANES)), np.empty((q, LANES))
-    right, m, y = np.zeros((p, LANES)), np.empty((p, LANES)), np.zeros((2, LANES))
+    y = np.zeros((2, LANES))
     for begin in range(first, last, LANES):
         for lane in range(LANES):
             one = min(begin + lane, last - 1)
@@ -383,7 +443,7 @@ def inverses(first, last, matrices, V, log):
                 for b in range(a + 1):
                     A[at, lane] = matrices[one, a, b]
                     at += 1
-        solve(A, right, R, G, y, m)
+        solve(A, R, G, y)
         for lane in range(min(LANES, last - begin)):
             at = 0
             for a in range(p):
@@ -397,15 +457,15 @@ def inverses(first, last, matrices, V, log):
 @njit(nogil=True, cache=True, fastmath=FAST)
 def e_step(
     first, last, order, pointers, indptr, rows, cols, signs, P, own, Y, C, places, offset, offset_variance, kappa,
-    weight, T, precision, iterations, tolerance, tilt, used, means, covariances, score_mean, score_variance, likelihood,
+    weight, T, precision, iterations, tolerance, used, means, covariances, score_mean, score_variance, likelihood,
     log_volume, steps, done,
 ):  # fmt: skip
     """The posterior of every user's adapter, `iterations` times or until no mean moves by more than `tolerance`.
 
     Of the users order[first:last], LANES at a time, which have about equally many comparisons. C (M, k (k + 1) / 2) are
-    the covariances of the rows' own loadings, lower triangles. Between tightenings the c_j move OVERRELAXATION times as
-    far as they would: what contracted by a half contracts by a third; a user who has settled moves no more. With
-    R = V + m m^T, a score's second moment is o^2 + 2 o z.m + <R, z z^T + C_chosen + C_rejected>.
+    the covariances of the rows' own loadings, lower triangles. Scores' moments, (2, n) in `used` to start from, move as
+    `relax` says; a user who has settled moves no more. With R = V + m m^T, a score's variance is its offset's plus
+    <R, z z^T + C_chosen + C_rejected> - (z.m)^2.
     """
     p, q = T.shape[0], T.shape[0] * (T.shape[0] + 1) // 2
     most = 0
@@ -413,12 +473,15 @@ def e_step(
         most = max(most, pointers[order[g] + 1] - pointers[order[g]])
     block = min(most, max(1, BLOCK_NUMBERS // (LANES * max(q, 1))))
     Z, S = np.empty((block * p + LANES, LANES)), np.empty((block * q + LANES, LANES))
-    room = np.zeros((11, block, LANES))
-    c, before, o, vo, kappas, weights = room[0], room[1], room[2], room[3], room[4], room[5]
-    pull, w, e, free, log = room[6], room[7], room[8], room[9], room[10]
+    room = np.zeros((16, block, LANES))
+    o, vo, kappas, weights, pull, w, e = room[0], room[1], room[2], room[3], room[4], room[5], room[6]
+    free, mean, variance, low, slope, loss = room[7], room[8], room[9], room[10], room[11], room[12]
+    more = room[15]
+    scratch = (ravelled(room[13]), ravelled(room[14]), ravelled(pull), ravelled(low), ravelled(slope), ravelled(loss))
     power = np.empty(block * LANES, np.int64)
     scale = power.view(np.float64)
-    prior, A, G, R, V = (
+    prior, A, H, G, R, V = (
+        np.empty((q, LANES)),
         np.empty((q, LANES)),
         np.empty((q, LANES)),
         np.empty((q, LANES)),
@@ -453,6 +516,7 @@ def e_step(
         while longest > 0:
             ending = taken == iterations or settled.all()
             A[:] = prior
+            H[:] = 0.0
             right[:] = 0.0
             for start in range(0, longest, block):
                 size = min(block, longest - start)
@@ -463,7 +527,7 @@ def e_step(
                         for i in range(min(size, counts[lane] - start)):
                             j = pointers[users[lane]] + start + i
                             o[i, lane], vo[i, lane], kappas[i, lane] = offset[j], offset_variance[j], kappa[j]
-                            c[i, lane], before[i, lane], weights[i, lane] = tilt[j], used[j], weight[j]
+                            mean[i, lane], variance[i, lane], weights[i, lane] = used[0, j], used[1, j], weight[j]
                             free[i, lane] = 0.0 if settled[lane] else 1.0
                 flat = size * LANES
                 if taken > 0:
@@ -472,48 +536,49 @@ def e_step(
                     for i in range(size):
                         add_product(w, i, Z, i * p, m, 0, p)
                         add_product(e, i, S, i * q, R, 0, q)
-                    roots(flat, ravelled(o), ravelled(vo), ravelled(w), ravelled(e), ravelled(c))
+                    moments(flat, ravelled(o), ravelled(vo), ravelled(w), ravelled(e))
                 if ending:
-                    exponentials(flat, ravelled(c), power, scale, ravelled(e))
-                    logarithms(flat, ravelled(e), ravelled(log))
-                if ending or longest > block:
+                    expectations(flat, ravelled(w), ravelled(e), power, scale, *scratch)
                     for lane in range(len(users)):
-                        total = 0.0
                         for i in range(min(size, counts[lane] - start)):
                             j = pointers[users[lane]] + start + i
-                            tilt[j] = c[i, lane]
-                            score_mean[j] = w[i, lane]
-                            score_variance[j] = max(c[i, lane] * c[i, lane] - w[i, lane] * w[i, lane], 0.0)
-                            total += kappa[j] * w[i, lane] - weight[j] * (0.5 * c[i, lane] + log[i, lane])
-                        if ending:
-                            likelihood[users[lane]] += total
-                if ending:
+                            score_mean[j], score_variance[j] = w[i, lane], e[i, lane]
+                            missed = 0.5 * abs(w[i, lane]) + loss[i, lane]
+                            likelihood[users[lane]] += kappa[j] * w[i, lane] - weight[j] * missed
                     continue
-                if taken == 0:
-                    before[:size] = c[:size]
-                else:
-                    relax(flat, ravelled(c), ravelled(free), ravelled(before))
-                exponentials(flat, ravelled(before), power, scale, ravelled(e))
+                if taken > 0:
+                    relax(flat, ravelled(w), ravelled(e), ravelled(free), ravelled(mean), ravelled(variance))
+                expectations(flat, ravelled(mean), ravelled(variance), power, scale, *scratch)
                 bend(
                     flat,
-                    ravelled(before),
-                    ravelled(e),
+                    ravelled(mean),
+                    ravelled(low),
+                    ravelled(slope),
                     ravelled(o),
                     ravelled(weights),
                     ravelled(kappas),
                     ravelled(w),
+                    ravelled(more),
                     ravelled(pull),
                 )
                 if longest > block:
                     for lane in range(len(users)):
                         for i in range(min(size, counts[lane] - start)):
-                            used[pointers[users[lane]] + start + i] = before[i, lane]
+                            j = pointers[users[lane]] + start + i
+                            used[0, j], used[1, j] = mean[i, lane], variance[i, lane]
                 for i in range(size):
                     add_scaled(A, 0, S, i * q, w, i, q)
                     add_scaled(right, 0, Z, i * p, pull, i, p)
+                    at = 0
+                    for a in range(p):
+                        y[1] = more[i] * Z[i * p + a]
+                        add_scaled(H, at, Z, i * p, y, 1, a + 1)
+                        at += a + 1
             if ending:
                 break
-            solve(A, right, V, G, y, new)
+            H += A
+            solve(A, V, G, y)
+            maximise(H, right, y, new)
             change[:] = 0.0
             for a in range(p):
                 for lane in range(LANES):
@@ -641,11 +706,11 @@ def recurrences(first, last, pointers, indptr, key, out):
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def normal_product(
-    first, last, pointers, indptr, rows, cols, signs, P, own, apart, Y, offset, w, kappa, means, covariances, G, H,
+    first, last, pointers, indptr, rows, cols, signs, P, own, apart, Y, offset, w, v, kappa, means, covariances, G, H,
 ):  # fmt: skip
     """The quadratic of the M step, row by row of the table.
 
-    With r_j = w_j (offset_j + z_j . m) - kappa_j and R_j = r_j m + w_j V z_j, adds r_j's share to G (M, d2) and R_j's
+    With r_j = w_j (offset_j + z_j . m) - kappa_j and R_j = r_j m + v_j V z_j, adds r_j's share to G (M, d2) and R_j's
     to H (M, k), which take their columns' Y; where items' effects stand `apart` from the features', because of
     contexts, G has one and H has k columns more for them. `offset` holds the scores of Theta_0's direction, P and `own`
     the projections of B's.
@@ -671,7 +736,7 @@ def normal_product(
                     score += Z[i, a] * means[u, a]
                 r = w[j] * score - (kappa[j] if len(kappa) > 0 else 0.0)
                 for a in range(p):
-                    R[i, a] = r * means[u, a] + w[j] * R[i, a]
+                    R[i, a] = r * means[u, a] + v[j] * R[i, a]
                 for t in range(indptr[j], indptr[j + 1]):
                     s, row = signs[t], rows[t]
                     if d2 == 1:
@@ -690,7 +755,7 @@ def normal_product(
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def normal_product_plain(first, last, pointers, indptr, rows, signs, P, offset, w, kappa, means, covariances, G, H):
+def normal_product_plain(first, last, pointers, indptr, rows, signs, P, offset, w, v, kappa, means, covariances, G, H):
     """The same without contexts, a comparison at a time: P (M, .) and H have columns up to a multiple of LANES."""
     near, p = P.shape[1], means.shape[1]
     z, R, m, V = np.zeros(near), np.zeros(near), np.zeros(near), np.zeros(p * near)
@@ -714,7 +779,7 @@ def normal_product_plain(first, last, pointers, indptr, rows, signs, P, offset, 
             r = w[j] * score - (kappa[j] if len(kappa) > 0 else 0.0)
             for a in range(near):
                 R[a] = r * m[a]
-                z[a] *= w[j]
+                z[a] *= v[j]
             add_rows(R, 0, V, 0, z, 0, p, near)
             for t in range(indptr[j], indptr[j + 1]):
                 G[rows[t], 0] += signs[t] * r

@@ -11,8 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
-from app.learning.adapters import ADAPTER_TOLERANCE, Adapter, Adapters, penalised_maximum, posterior, predictive_moments
-from app.learning.arrays import Real, Table, curvature, integers, product, real, sigmoid, writable
+from app.learning.adapters import (
+    ADAPTER_TOLERANCE,
+    Adapter,
+    Adapters,
+    expected_probability,
+    penalised_maximum,
+    posterior,
+    predictive_moments,
+)
+from app.learning.arrays import Real, Table, integers, product, real, writable
 from app.learning.belief import RewardBelief
 from app.learning.comparisons import Comparisons
 from app.learning.confidence import Calibration
@@ -468,17 +476,6 @@ def solve_adapters(shared: Shared, design: Design, estimator: str, *, tolerance:
         offset, Z = design.scores(shared.Theta_0), design.project(shared.B)
         return penalised_maximum(design, offset, Z, shared.T, tolerance=tolerance)
     return posterior(design, shared, tolerance=tolerance).adapters(design, shared.k)
-
-
-def expected_probability(mean: Real, variance: Real) -> Real:
-    """E[sigmoid(eta)] for eta ~ N(mean, variance), by MacKay's probit-style correction."""
-    return sigmoid(mean / np.sqrt(1.0 + np.pi * variance / 8.0))
-
-
-def expected_curvature(mean: Real, variance: Real) -> Real:
-    """E[sigmoid'(eta)] for eta ~ N(mean, variance), likewise: the derivative of `expected_probability` by the mean."""
-    scale = 1.0 / np.sqrt(1.0 + np.pi * variance / 8.0)
-    return scale * curvature(scale * mean)
 
 
 def _or_nan(value: float | None) -> float:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from app.learning.adapters import Adapter
+from app.learning.adapters import Adapter, expected_curvature, expected_probability
 from app.learning.arrays import Int, Real, integers
-from app.learning.model import Model, expected_curvature, expected_probability
+from app.learning.model import Model
 
 POOL = 4000
 """Candidate pairs; all pairs where there are fewer."""

@@ -21,7 +21,15 @@ EXACT = settings(derandomize=True, max_examples=4, deadline=None)
 
 
 def fitted(comparisons: Comparisons) -> Model:
-    return fit(comparisons, rank=2, calibrate=False, tolerance=1e-9, max_passes=400, rng=np.random.default_rng(0))
+    return fit(
+        comparisons,
+        rank=2,
+        dependence=0.0,
+        calibrate=False,
+        tolerance=1e-9,
+        max_passes=400,
+        rng=np.random.default_rng(0),
+    )
 
 
 def reward_table(model: Model, user: int, items: Real) -> tuple[Real, Real]:

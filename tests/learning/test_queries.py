@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.learning import Adapter, Comparisons, Model, fit, fold_in, most_informative_pairs
-from app.learning.model import expected_probability
+from app.learning.adapters import expected_probability
 from tests.support.learning_worlds import Real, catalogue
 
 WORLD = catalogue(np.random.default_rng(91), n_users=100, per_user=25)

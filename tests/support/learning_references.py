@@ -3,9 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.stats import norm
 
 from app.learning import Comparisons
 from app.learning.features import FeatureMap
+from app.learning.kernels import LOGISTIC_SHARES, LOGISTIC_VARIANCES
 
 Real = NDArray[np.float64]
 
@@ -50,20 +52,32 @@ def penalised_adapter(D: Real, label: Real, Theta_0: Real, B: Real, T: Real) -> 
     return np.asarray(found.x)
 
 
+def expected(mean: Real, variance: Real) -> tuple[Real, Real, Real]:
+    """E of sigmoid, of its slope and of log(1 + exp) under N(mean, variance), the logistic as the method's mixture."""
+    probability, slope, loss = np.zeros((3, len(mean)))
+    for share, width in zip(LOGISTIC_SHARES, LOGISTIC_VARIANCES, strict=True):
+        spread = np.sqrt(variance + width)
+        probability += share * norm.cdf(mean, scale=spread)
+        slope += share * norm.pdf(mean, scale=spread)
+        loss += share * (mean * norm.cdf(mean, scale=spread) + spread**2 * norm.pdf(mean, scale=spread))
+    return probability, slope, loss
+
+
 def variational_posterior(
     D: Real, label: Real, weight: Real, Theta_0: Real, B: Real, T: Real
 ) -> tuple[Real, Real, float]:
     """One user's mean (p,), covariance (p, p) and share of the bound, after very many passes."""
     Z, offset = np.einsum("nab,ac->ncb", D, B).reshape(len(D), -1), np.einsum("nab,ab->n", D, Theta_0)
-    precision, c = np.linalg.inv(T), np.ones(len(D))
-    for _ in range(2000):
-        w = weight * np.tanh(c / 2) / (2 * c)
-        V = np.linalg.inv(precision + sum(w[j] * np.outer(Z[j], Z[j]) for j in range(len(D))))
-        m = V @ sum((weight[j] * (label[j] - 0.5) - w[j] * offset[j]) * Z[j] for j in range(len(D)))
-        mean, variance = offset + Z @ m, np.array([z @ V @ z for z in Z])
-        c = np.sqrt(mean**2 + variance)
+    precision, m, V = np.linalg.inv(T), np.zeros(len(T)), T
+    for _ in range(1000):
+        mean, variance = offset + Z @ m, np.einsum("np,pq,nq->n", Z, V, Z)
+        probability, slope, _ = expected(mean, variance)
+        bend = weight * np.where(np.abs(mean) < 1e-3, slope, (probability - 0.5) / np.where(mean == 0, 1, mean))
+        m = np.linalg.solve(precision + (Z.T * bend) @ Z, Z.T @ (weight * (label - 0.5) - bend * offset))
+        V = np.linalg.inv(0.5 * np.linalg.inv(V) + 0.5 * (precision + (Z.T * (weight * slope)) @ Z))
+    mean, variance = offset + Z @ m, np.einsum("np,pq,nq->n", Z, V, Z)
     divergence = 0.5 * (
         np.trace(precision @ V) + m @ precision @ m - len(m) - np.linalg.slogdet(V)[1] + np.linalg.slogdet(T)[1]
     )
-    fit = weight @ ((label - 0.5) * mean - np.log(2 * np.cosh(c / 2)))
+    fit = weight @ (label * mean - expected(mean, variance)[2])
     return m, V, float(fit - divergence)
