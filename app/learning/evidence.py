@@ -17,9 +17,8 @@ The bound itself:
     - 1/2 sum_b ridge_b ||Theta_0[:, b]||^2 - stiffness / 2 tr(B R B^T)
 
 The last is the prior of a subspace (`subspace_precision`). Without it, what few users say and nothing contradicts is
-believed without end. The first is the expectation under a Gaussian score itself. Jaakkola and Jordan's quadratic bound on it, which gives closed
-forms, shrinks users who are far from each other: on simulated choices with personal log-odds of spread 4 held-out
-log-loss was 0.497, a tuned joint MAP's 0.464, and this one's 0.459 (benchmarks/peers.py).
+believed without end. The first is the expectation under a Gaussian score itself. Jaakkola and Jordan's quadratic bound
+on it, which gives closed forms, shrinks users who are far from each other: benchmarks/peers.py shows it.
 
 Source: Opper & Archambeau 2009 for the Gaussian approximation; Monahan & Stefanski 1992 for the logistic mixture;
 Jaakkola & Jordan 2000 for the quadratic that touches a symmetric loss; parameter expansion after Liu, Rubin & Wu 1998;

@@ -126,7 +126,7 @@ def fit(
     rng: np.random.Generator | None = None,
     warm_start: Model | None = None,
     max_passes: int = 200,
-    tolerance: float = 1e-5,
+    tolerance: float = 3e-5,
     calibrate: bool = True,
     half_life_seconds: float | None = None,
     progress: Progress | None = None,
@@ -150,7 +150,7 @@ def fit(
         The previous model: its feature map and gauge are kept where they still fit, so that versions compare; and its
         rank, dependence and calibration while the number of comparisons has changed by less than a tenth.
     tolerance
-        Relative gain of the objective below which a pass is the last.
+        Share of the objective that is left to gain when a pass is the last; the default is some 2e-5 nats a comparison.
     half_life_seconds
         Halves a comparison's weight for every such age; needs `age_seconds`.
     progress

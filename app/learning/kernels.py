@@ -371,7 +371,7 @@ def factorise(A, y):
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def maximise(A, right, y, m):
-    """m = A^-1 right; A (packed) is overwritten by its factor, y[1:] by anything."""
+    """Solve A m = right; A (packed) is overwritten by its factor, y[1:] by anything."""
     log = y[0].copy()
     p = factorise(A, y)
     y[0] = log

@@ -10,7 +10,7 @@ from app.evaluation.truth import draw_catalogue, draw_mdp
 
 @pytest.fixture(scope="module")
 def simulation() -> Simulation:
-    return simulate(users=96, comparisons=32, dim=6, rank=1, seed=1)
+    return simulate(users=96, comparisons=32, dim=6, rank=1, seed=1, draws=3)
 
 
 def test_the_ladder_goes_along_users_and_along_comparisons() -> None:

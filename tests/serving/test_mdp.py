@@ -78,10 +78,11 @@ async def test_the_policy_is_worth_what_it_says(
 ) -> None:
     await learnt(db, database_url, environment_name)
     worth = await worth_of_walks(runtime, environment_name, "user-3")
-    answer = await runtime.policy(environment_name, "user-3", confidence=0.8)
+    answer = await runtime.policy(environment_name, "user-3", confidence=0.3)
     assert answer.policy.shape == (HORIZON, 2, 2)
     assert (answer.states, answer.actions) == (("calm", "busy"), ("wait", "go"))
     assert sum(chance(walk, answer.policy) * reward for walk, reward in worth.items()) == pytest.approx(answer.nominal)
+    assert answer.nominal > 0.01
     assert 0 <= answer.lower <= answer.upper
     assert answer.lower <= answer.nominal <= answer.greedy_nominal
     assert answer.greedy_lower <= answer.upper + 1e-9
