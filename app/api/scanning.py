@@ -198,7 +198,7 @@ def _number(data, at, spans, which, row, values):
         return -1
     while _digit(data, at):
         if digits < EXACT_DIGITS:
-            mantissa = mantissa * 10 + (data[at] - _ZERO)
+            mantissa = mantissa * 10 + (np.int64(data[at]) - _ZERO)
         digits += 1
         at += 1
     if data[at] == _DOT:
@@ -206,7 +206,7 @@ def _number(data, at, spans, which, row, values):
         first = at
         while _digit(data, at):
             if digits < EXACT_DIGITS:
-                mantissa = mantissa * 10 + (data[at] - _ZERO)
+                mantissa = mantissa * 10 + (np.int64(data[at]) - _ZERO)
             digits += 1
             at += 1
         decimals = at - first
