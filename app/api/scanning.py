@@ -193,7 +193,7 @@ def _digit(data, at):
 @njit(nogil=True, cache=True)
 def _number(data, at, spans, which, row, values):
     """A number that is not negative."""
-    begin, mantissa, digits, decimals = at, 0, 0, 0
+    begin, mantissa, digits, decimals = at, np.int64(0), 0, 0
     if not _digit(data, at) or (data[at] == _ZERO and _digit(data, at + 1)):
         return -1
     while _digit(data, at):
