@@ -138,11 +138,14 @@ async def request_due_refits(db: Database) -> list[str]:
 async def _take_up_stalled(
     app: procrastinate.App, db: Database, stalled_seconds: float, worker: int | None, metrics: WorkerMetrics
 ) -> None:
-    """What other workers leave; `worker` is this one's id with the queue, None before it has one."""
+    """What other workers leave; `worker` is this one's id with the queue, None before it has one.
+
+    Until then nothing is taken up: it may have one, and a job, before the queue has said which jobs are late.
+    """
     pulled = await pull_forward(db, longest_seconds=LONGEST_WAIT_SECONDS)
     if pulled:
         log.warning("jobs_waited_for_another_clock", jobs=pulled)
-    count = await retry_stalled_jobs(app, stalled_seconds=stalled_seconds, own_worker=worker)
+    count = 0 if worker is None else await retry_stalled_jobs(app, stalled_seconds=stalled_seconds, own_worker=worker)
     if count:
         metrics.count_stalled(count)
         log.warning("stalled_jobs_taken_up", jobs=count)

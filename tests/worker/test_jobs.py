@@ -11,19 +11,24 @@ import pytest
 from psycopg import sql
 
 from app.domain import ModelVersion, RefitPhase, RefitPolicy, RefitState, RefitStateError
+from app.observability import WorkerMetrics
 from app.serving import ServingRuntime
 from app.store import (
+    QUEUE,
     Database,
     begin_refit,
     cancel_refit,
     erase_user,
     finish_refit,
     get_refit,
+    jobs_in_hand,
     list_models,
     publish_model,
+    queue_app,
     request_refit,
 )
 from app.worker.job import run_job
+from app.worker.runner import _take_up_stalled
 from tests.support.builders import catalog
 from tests.support.feedback import NEVER_BY_ITSELF, choices, define, ended, record, refitted, until, working
 
@@ -183,6 +188,26 @@ async def test_a_worker_whose_heartbeat_is_late_does_not_take_up_its_own_job(
     async with working(database_url, stalled_seconds=0.003):
         found = await ended(db, refit)
     assert (found.state, found.attempt) == (RefitState.SUCCEEDED, 1)
+
+
+async def test_a_worker_that_has_no_number_yet_takes_nothing_up(
+    db: Database, database_url: str, environment_name: str
+) -> None:
+    """It cannot tell its own jobs from others'."""
+    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
+    await record(db, environment_name, choices(catalogue, 3, 5))
+    await request_refit(db, environment_name)
+    app = queue_app(database_url)
+    async with app.open_async():
+        late, here = await app.job_manager.register_worker(), await app.job_manager.register_worker()
+        assert await app.job_manager.fetch_job(queues=[QUEUE], worker_id=late) is not None
+        async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+            await connection.execute(
+                "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute' WHERE id = %s", [late]
+            )
+        for worker, left in ((None, 1), (late, 1), (here, 0)):
+            await _take_up_stalled(app, db, 30.0, worker, WorkerMetrics())
+            assert len(await jobs_in_hand(app, late)) == left
 
 
 async def test_a_job_whose_worker_never_heard_of_it_is_taken_up(
