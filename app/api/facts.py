@@ -7,15 +7,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from app.store import Database, EnvironmentHealth, QueueHealth, environment_health, queue_health
 
-Value = float | None
-
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
     name: str
     told: str
-    values: Callable[[EnvironmentHealth], Mapping[str, Value] | Value]
+    values: Callable[[EnvironmentHealth], Mapping[str, float] | float | None]
     """One number, or one by model."""
+    labels: tuple[str, ...] = ("environment",)
 
 
 _FACTS = (
@@ -32,11 +31,13 @@ _FACTS = (
         "Share of held-out comparisons that were predicted, by model: the published one (new), one for everybody "
         "(global), one a user (per_user), and the one before (current).",
         lambda one: one.accuracy,
+        ("environment", "model"),
     ),
     _Fact(
         "psharelora_held_out_log_loss",
         "Log-loss of the same in nats a comparison.",
         lambda one: one.log_loss,
+        ("environment", "model"),
     ),
     _Fact(
         "psharelora_held_out_accuracy_lift",
@@ -110,13 +111,12 @@ def _queue_families(queue: QueueHealth) -> list[Metric]:
 
 
 def _family(fact: _Fact, environments: Sequence[EnvironmentHealth]) -> Metric:
-    by_model = fact.name in {"psharelora_held_out_accuracy", "psharelora_held_out_log_loss"}
-    family = GaugeMetricFamily(fact.name, fact.told, labels=["environment", "model"] if by_model else ["environment"])
+    family = GaugeMetricFamily(fact.name, fact.told, labels=fact.labels)
     for one in environments:
         values = fact.values(one)
         if isinstance(values, Mapping):
             for model, value in values.items():
-                family.add_metric([one.name, model], value or 0.0)
+                family.add_metric([one.name, model], value)
         elif values is not None:
             family.add_metric([one.name], values)
     return family

@@ -53,10 +53,8 @@ class Requests:
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            if is_tracing():
-                await self._traced(scope, receive, _Sender(send, scope, request_id))
-            else:
-                await self._answer(scope, receive, _Sender(send, scope, request_id))
+            answer = self._traced if is_tracing() else self._answer
+            await answer(scope, receive, _Sender(send, scope, request_id))
 
     async def _traced(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
         """Below the caller's own span, if it sent one; named by the route, which holds no user's name."""

@@ -149,10 +149,11 @@ def import_preferences(
     """
     if not file.is_file():
         complain(f"there is no file {file}", code=MISUSE)
-    if form is None and file.name.removesuffix(".gz").endswith(".json"):
-        form = _guessed(file)
-    if form is None:
-        _check_columns(file)
+    with _looking_at(file):
+        if form is None and file.name.removesuffix(".gz").endswith(".json"):
+            form = guessed_format(file)
+        if form is None:
+            check_columns(file)
     with connected(url, key) as client:
         if create:
             _create(client, environment, contexts=contexts)
@@ -192,18 +193,11 @@ def _refit_after(client: Client, environment: str, *, fit: bool) -> dict[str, An
     return None
 
 
-def _check_columns(file: Path) -> None:
+@contextmanager
+def _looking_at(file: Path) -> Iterator[None]:
+    """Complain of a file that is not what it should be."""
     try:
-        check_columns(file)
-    except UnreadableError as error:
-        complain(str(error), code=MISUSE)
-    except (ValueError, OSError) as error:
-        complain(f"{file}: {error}", code=MISUSE)
-
-
-def _guessed(file: Path) -> Format:
-    try:
-        return guessed_format(file)
+        yield
     except UnreadableError as error:
         complain(str(error), code=MISUSE)
     except (ValueError, OSError) as error:

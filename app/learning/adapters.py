@@ -141,12 +141,16 @@ def expected_curvature(mean: Real, variance: Real) -> Real:
     return np.asarray(sum(p / s * np.exp(-0.5 * (mean / s) ** 2) for p, s in spreads) / np.sqrt(2 * np.pi))
 
 
-def mean_weights(mean: Real, variance: Real) -> Real:
-    """(E[sigmoid(eta)] - 1/2) / mean, of the quadratic in the mean that touches the expected loss at +-mean."""
+def score_weights(mean: Real, variance: Real) -> tuple[Real, Real]:
+    """Of the scores' means and of their variances.
+
+    (E[sigmoid(eta)] - 1/2) / mean, of the quadratic in the mean that touches the expected loss at +-mean, and
+    E[sigmoid'(eta)].
+    """
     small = np.abs(mean) < SMALL_MEAN
     slope = expected_curvature(mean, variance)
     bound = (expected_probability(mean, variance) - 0.5) / np.where(small, 1.0, mean)
-    return np.where(small, slope, np.maximum(bound, slope))
+    return np.where(small, slope, np.maximum(bound, slope)), slope
 
 
 def posterior(

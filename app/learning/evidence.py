@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.learning import kernels
-from app.learning.adapters import Moments, Solution, expected_curvature, mean_weights, posterior, rounded_up
+from app.learning.adapters import Moments, Solution, posterior, rounded_up, score_weights
 from app.learning.arrays import Int, Real, on_lines, product, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
@@ -220,7 +220,7 @@ def evidence_pass(
     solution = posterior(design, shared, start=scores, iterations=tightenings)
     bound = evidence_bound(shared, solution, stiffness)
     scores = solution.score_mean, solution.score_variance
-    w, v = design.weight * mean_weights(*scores), design.weight * expected_curvature(*scores)
+    w, v = (design.weight * one for one in score_weights(*scores))
     if grams is None:
         grams = grams_of(design, w, at_most=GRAM_COMPARISONS)
     expanded, means = _absorb(design, shared, solution, stiffness)

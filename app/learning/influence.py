@@ -52,9 +52,9 @@ def _moved_evidence(model: Model, comparisons: Comparisons) -> Real:
     Z = _projections(model, design)
     moments = solved.score_mean, solved.score_variance
     residual = design.weight * (design.label - expected_probability(*moments))
-    slope = w = design.weight * expected_curvature(*moments)
+    slope = design.weight * expected_curvature(*moments)
     # What the items' own uncertainty adds to the precision stays.
-    rest = inverse(solved.covariances[0]) - (Z * w[:, None]).T @ Z
+    rest = inverse(solved.covariances[0]) - (Z * slope[:, None]).T @ Z
     return _in_order(design.order, _taken_away(Z, rest, slope, residual))
 
 

@@ -1,6 +1,6 @@
 """What Prometheus may scrape. Labels are route templates, phases and outcomes, never users' names.
 
-The processes' own numbers are here; what the database knows of an environment becomes metrics in `app.api.operations`,
+The processes' own numbers are here; what the database knows of an environment becomes metrics in `app.api.facts`,
 where a key says who may see it.
 """
 
@@ -146,9 +146,6 @@ class WorkerMetrics:
 
     def count_stalled(self, jobs: int) -> None:
         self._stalled.add((), jobs)
-
-    def render(self) -> bytes:
-        return self._tally.render()
 
     @contextmanager
     def answering(self, host: str, port: int) -> Iterator[None]:

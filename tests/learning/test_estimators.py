@@ -11,9 +11,9 @@ from app.learning import NO_IDENTITY, Comparisons, fit
 from app.learning.adapters import (
     expected_curvature,
     expected_probability,
-    mean_weights,
     penalised_maximum,
     posterior,
+    score_weights,
 )
 from app.learning.btl import fit_global, fit_global_with_ridge
 from app.learning.design import Design, design_of
@@ -134,7 +134,7 @@ def test_the_m_step_solves_its_normal_equations(comparisons: Comparisons) -> Non
     solution = posterior(design, shared, iterations=1)
     D, (n, k, d2) = design.dense(np.arange(design.n)), (design.n, 2, design.d2)
     moments = solution.score_mean, solution.score_variance
-    w, v = design.weight * mean_weights(*moments), design.weight * expected_curvature(*moments)
+    w, v = (design.weight * one for one in score_weights(*moments))
     found = weighted_least_squares(
         design, shared, solution, w, v, grams_of(design, v), iterations=500, tolerance=1e-10, stiffness=3.0
     )

@@ -37,6 +37,11 @@ pytestmark = pytest.mark.anyio
 BY_HAND = RefitPolicy(every_seconds=3600, min_new_preferences=NEVER_BY_ITSELF)
 
 
+async def little_feedback(db: Database, name: str) -> None:
+    catalogue = await define(db, catalog(name, refit=BY_HAND))
+    await record(db, name, choices(catalogue, 3, 5))
+
+
 async def much_feedback(db: Database, name: str) -> None:
     """Enough that a refit takes seconds."""
     catalogue = await define(db, catalog(name, refit=BY_HAND, item_dim=32), n_items=80)
@@ -86,8 +91,7 @@ async def test_a_running_refit_is_cancelled_between_passes(
 async def test_a_waiting_refit_that_is_cancelled_is_never_begun(
     db: Database, database_url: str, environment_name: str
 ) -> None:
-    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
-    await record(db, environment_name, choices(catalogue, 3, 5))
+    await little_feedback(db, environment_name)
     cancelled, _ = await request_refit(db, environment_name)
     await cancel_refit(db, cancelled.id)
     later, joined = await request_refit(db, environment_name)
@@ -99,8 +103,7 @@ async def test_a_waiting_refit_that_is_cancelled_is_never_begun(
 
 async def test_a_cancellation_at_the_last_moment_still_counts(db: Database, environment_name: str) -> None:
     """The fit may be done before the worker hears of it: then publishing is refused."""
-    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
-    await record(db, environment_name, choices(catalogue, 3, 5))
+    await little_feedback(db, environment_name)
     refit, _ = await request_refit(db, environment_name)
     job = asyncio.create_task(run_job(db, refit.id, last=False, shutdown=threading.Event()))
     await until(lambda: get_refit(db, refit.id), lambda one: one.state is RefitState.RUNNING, every=0.001)
@@ -149,8 +152,7 @@ async def test_an_overtaken_attempt_leaves_everything_to_the_newer_one(db: Datab
 
 
 async def test_a_failure_is_tried_again(db: Database, database_url: str, environment_name: str) -> None:
-    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
-    await record(db, environment_name, choices(catalogue, 3, 5))
+    await little_feedback(db, environment_name)
     refit, _ = await request_refit(db, environment_name)
     async with working(database_url, retry_seconds=0.3):
         async with refusing_models(database_url):
@@ -163,8 +165,7 @@ async def test_a_failure_is_tried_again(db: Database, database_url: str, environ
 async def test_after_five_failures_the_refit_has_failed_and_the_model_stays(
     db: Database, database_url: str, environment_name: str
 ) -> None:
-    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
-    await record(db, environment_name, choices(catalogue, 3, 5))
+    await little_feedback(db, environment_name)
     await refitted(db, database_url, environment_name)
     async with refusing_models(database_url):
         found = await refitted(db, database_url, environment_name)
@@ -194,8 +195,7 @@ async def test_a_worker_that_has_no_number_yet_takes_nothing_up(
     db: Database, database_url: str, environment_name: str
 ) -> None:
     """It cannot tell its own jobs from others'."""
-    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
-    await record(db, environment_name, choices(catalogue, 3, 5))
+    await little_feedback(db, environment_name)
     await request_refit(db, environment_name)
     app = queue_app(database_url)
     async with app.open_async():
@@ -214,8 +214,7 @@ async def test_a_job_whose_worker_never_heard_of_it_is_taken_up(
     db: Database, database_url: str, environment_name: str
 ) -> None:
     """The queue gave it to a worker, and the answer was lost with the connection: it lives, and does nothing."""
-    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
-    await record(db, environment_name, choices(catalogue, 3, 5))
+    await little_feedback(db, environment_name)
     refit, _ = await request_refit(db, environment_name)
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
 
@@ -239,8 +238,7 @@ async def test_a_job_whose_worker_never_heard_of_it_is_taken_up(
 async def test_a_worker_outlives_a_database_that_hangs_up(
     db: Database, database_url: str, environment_name: str
 ) -> None:
-    catalogue = await define(db, catalog(environment_name, refit=BY_HAND))
-    await record(db, environment_name, choices(catalogue, 3, 5))
+    await little_feedback(db, environment_name)
     hang_up = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
         "AND pid <> pg_backend_pid()"
