@@ -152,9 +152,7 @@ class _SlateProblem:
 
 
 def _answer(search: Search, problem: _SlateProblem, beta: float, reason: Reason) -> RobustSlate:
-    parts = [(weight, atom) for weight, atom in search.best if atom.u is not None]
-    chosen = [problem.slates(atom.u) for _, atom in parts if atom.u is not None]
-    weights = np.array([weight for weight, _ in parts])
+    chosen, weights = _mixture(search, problem)
     inclusion = (1.0 - weights.sum()) * problem.reference
     for weight, slates in zip(weights, chosen, strict=True):
         inclusion = inclusion + weight * problem.inclusion(slates)
@@ -179,6 +177,18 @@ def _answer(search: Search, problem: _SlateProblem, beta: float, reason: Reason)
         converged=reason == "tolerance",
         reason=reason,
     )
+
+
+def _mixture(search: Search, problem: _SlateProblem) -> tuple[list[Int], Real]:
+    """Its slates (C, m), no two with the same items, and their weights: the order within one is worth nothing."""
+    mixture: dict[bytes, tuple[Int, float]] = {}
+    for weight, atom in search.best:
+        if atom.u is not None:
+            slates = problem.slates(atom.u)
+            key = np.sort(slates, axis=1).tobytes()
+            first, before = mixture.get(key, (slates, 0.0))
+            mixture[key] = first, before + weight
+    return [slates for slates, _ in mixture.values()], np.array([weight for _, weight in mixture.values()])
 
 
 def _problem(

@@ -64,6 +64,7 @@ def test_the_mixture_is_made_of_slates_and_its_bounds_are_true(beta: float) -> N
     mean, factor = drawn(1)
     found = robust_slate(mean[0], factor, size=4, beta=beta)
     assert 1 - 1e-4 < found.weights.sum() < 1 + 1e-12
+    assert len({frozenset(slate) for slate in found.slates[:, 0].tolist()}) == len(found.slates)
     shown = (1 - found.weights.sum()) * np.full(12, 1 / 12)
     for weight, slate in zip(found.weights, found.slates[:, 0], strict=True):
         assert len(set(slate.tolist())) == 4
