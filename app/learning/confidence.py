@@ -18,9 +18,9 @@ from scipy.stats import chi2, norm
 from app.learning.adapters import Adapters
 from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid, symmetric
 from app.learning.design import Design
-from app.learning.grams import SparseGrams, grams_of
+from app.learning.grams import KrylovGrams, SparseGrams, grams_of
 from app.learning.parameters import Shared
-from app.learning.wide import entry_variances, score_variances
+from app.learning.wide import entry_variances, score_variances, table_error
 
 MAX_UNKNOWNS = 1200
 """Above this many shared unknowns the blocks of Theta_0 and B are taken as independent."""
@@ -59,6 +59,10 @@ def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Rea
     if not isinstance(design.X, np.ndarray):
         return np.zeros((d1, d2 + k, 0))
     w = design.weight * curvature(scores)
+    if design.wide:
+        grams = grams_of(design, w)
+        assert isinstance(grams, KrylovGrams)
+        return table_error(grams, shared.ridge, shared.B, _strength(adapters))
     across = np.linalg.qr(np.hstack([shared.B, np.eye(d1)]))[0][:, k:d1]
     beside = across.shape[1]
     if d1 * d2 + beside * k <= MAX_UNKNOWNS:
@@ -75,8 +79,13 @@ def entry_errors(design: Design, shared: Shared, adapters: Adapters, scores: Rea
         return None
     grams = grams_of(design, design.weight * curvature(scores))
     assert isinstance(grams, SparseGrams)
-    strength = np.einsum("icb,icb->c", adapters.means, adapters.means) / max(len(adapters) * shared.d2, 1)
-    return entry_variances(grams, shared.ridge, strength)
+    return entry_variances(grams, shared.ridge, _strength(adapters))
+
+
+def _strength(adapters: Adapters) -> Real:
+    """(k,) the adapters' mean squares along the columns of B."""
+    N, _, d2 = adapters.means.shape
+    return np.asarray(np.einsum("icb,icb->c", adapters.means, adapters.means) / max(N * d2, 1))
 
 
 def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real) -> Real:
@@ -137,7 +146,7 @@ def _block_error(design: Design, shared: Shared, adapters: Adapters, w: Real, ac
         root = _leading_root(inverse(grams[b] + shared.ridge[b] * np.eye(d1)), kept)
         parts.append(_placed(root, b, d2 + k))
     pooled = across.T @ grams.sum(axis=0) @ across
-    strength = np.einsum("icb,icb->c", adapters.means, adapters.means) / max(adapters.means.shape[0] * d2, 1)
+    strength = _strength(adapters)
     for c in range(k):
         spread = inverse(strength[c] * pooled + d1 * np.eye(across.shape[1]))
         parts.append(_placed(across @ _leading_root(spread, kept), d2 + c, d2 + k))
@@ -317,10 +326,14 @@ def _shared_variances(design: Design, W: Real, errors: tuple[Real, Real | None],
     error, entries = errors
     if entries is not None:
         return score_variances(design, rows, W, entries)
-    D, (d1, width, r) = design.dense(rows), error.shape
-    loaded = np.concatenate([D, D @ np.swapaxes(W, 1, 2)], axis=2)
-    common = loaded.reshape(len(rows), d1 * width) @ error.reshape(d1 * width, r)
-    return np.asarray(np.einsum("nr,nr->n", common, common))
+    (d1, width, r), out = error.shape, np.empty(len(rows))
+    step = max(1, DENSE_ENTRIES // (d1 * width))
+    for begin in range(0, len(rows), step):
+        D = design.dense(rows[begin : begin + step])
+        loaded = np.concatenate([D, D @ np.swapaxes(W[begin : begin + step], 1, 2)], axis=2)
+        common = loaded.reshape(len(D), d1 * width) @ error.reshape(d1 * width, r)
+        out[begin : begin + step] = np.einsum("nr,nr->n", common, common)
+    return out
 
 
 def _item_variances(design: Design, shared: Shared, adapters: Adapters, rows: Int, users: Int) -> Real:

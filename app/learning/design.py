@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
+from app.learning import features as feature_maps
 from app.learning import kernels
-from app.learning.arrays import Int, Real, Sparse, Table, product, writable
+from app.learning.arrays import Int, Real, Sparse, Table, product, real, writable
 from app.learning.comparisons import Comparisons
 from app.learning.features import FeatureMap
 
@@ -25,6 +26,8 @@ DENSE_ENTRIES = 4_000_000
 """Numbers in the few designs that are formed at a time."""
 SHORT = 4
 """Terms of a comparison, on average, up to which products of sparse designs are cheap."""
+ROWS_WORTH_A_THREAD = 1000
+"""Rows of a wide table whose products are shared between threads."""
 BUCKET_ROWS = 100_000
 """Most padded rows in one bucket: bounds the memory of a batched solve."""
 
@@ -131,9 +134,39 @@ class Design:
             return by_row
         return product(self._owners, by_row)
 
+    @property
+    def wide(self) -> bool:
+        """Is the table dense, and too wide for matrices of features by features?"""
+        return isinstance(self.X, np.ndarray) and self.d1 > feature_maps.WIDE
+
+    def through(self, V: Real) -> Real:
+        """(M, m) X V for V (d1, m)."""
+        X = self.X
+        if not self.wide:
+            return product(X, V)
+        out = np.empty((self.n_rows, V.shape[1]))
+
+        def work(first: int, last: int) -> None:
+            np.matmul(X[first:last], V, out=out[first:last])
+
+        kernels.over(self.n_rows, work, small=ROWS_WORTH_A_THREAD)
+        return out
+
+    def back(self, G: Real) -> Real:
+        """(d1, m) X^T G for G (M, m)."""
+        X = self.X
+        if not self.wide:
+            return product(X.T, G)
+        parts = kernels.over(self.n_rows, lambda i, j: product(X[i:j].T, G[i:j]), small=ROWS_WORTH_A_THREAD)
+        return np.asarray(sum(parts))
+
     def scores(self, Theta: Real, bias: Real | None = None) -> Real:
         """(n,) <DPhi_j, Theta> for Theta (d1, d2), with the items' biases (E + 1,) where given."""
-        P, out = product(self.X, Theta), np.empty(self.n)
+        return self.row_scores(self.through(Theta), bias)
+
+    def row_scores(self, P: Real, bias: Real | None = None) -> Real:
+        """The same from what every row of the table is worth, P = X Theta (M, d2)."""
+        P, out = np.ascontiguousarray(P), np.empty(self.n)
         own = P[:0, 0] if bias is None or not self.n_items else bias[self.item]
         kernels.over(self.n, lambda i, j: kernels.scores(i, j, *self.terms, P, own, self.Y, out))
         return out
@@ -152,7 +185,11 @@ class Design:
 
     def tables(self, B: Real, loadings: Real | None) -> tuple[Real, Real]:
         """X B and the rows' own loadings, (M, k) each; one table, and an empty one, where there are no contexts."""
-        P = np.ascontiguousarray(product(self.X, B))
+        return self.row_tables(self.through(B), loadings)
+
+    def row_tables(self, P: Real, loadings: Real | None) -> tuple[Real, Real]:
+        """The same from P = X B."""
+        P = np.ascontiguousarray(P)
         if loadings is None or not self.n_items:
             return P, P[:0]
         own = loadings[self.item]
@@ -160,7 +197,7 @@ class Design:
 
     def adjoint_scores(self, r: Real) -> Real:
         """(d1, d2) sum_j r_j DPhi_j."""
-        return product(self.X.T, self.adjoint_rows(r))
+        return self.back(self.adjoint_rows(r))
 
     def adjoint_rows(self, r: Real) -> Real:
         """(M, d2) sum_j r_j of every row of the table, before its features."""
@@ -178,7 +215,7 @@ class Design:
 
     def adjoint_project(self, R: Real) -> Real:
         """(d1, k) sum_j DPhi_j R_j^T for R (n, k, d2)."""
-        return product(self.X.T, np.sum([product(S, R[:, :, b]) for b, S in enumerate(self.transposed)], axis=0))
+        return self.back(np.sum([product(S, R[:, :, b]) for b, S in enumerate(self.transposed)], axis=0))
 
     def grams(self, w: Real, *, at_most: int | None = None) -> Real:
         """(d2, d1, d1) the weighted Gram matrix of each column block of the designs.
@@ -222,14 +259,17 @@ class Design:
 
     def columns(self, index: Int) -> list[Sparse]:
         """d2 sparse (m, d1) matrices: DPhi_j[:, b] of m comparisons, for every b."""
+        return [csr_array(S @ self.X) for S in self.row_designs(index)]
+
+    def row_designs(self, index: Int) -> list[Sparse]:
+        """d2 sparse (m, M) matrices: the same over the rows of the table."""
         m, lengths = len(index), np.diff(self.indptr)[index]
         terms, own = _terms_of(self.indptr, np.diff(self.indptr), index), np.repeat(np.arange(m), lengths)
         found = []
         for b in range(self.d2):
             data = self.signs[terms] * (self.Y[self.cols[terms], b] if self.d2 > 1 else 1.0)
             kept = data != 0
-            S = csr_array((data[kept], (own[kept], self.rows[terms][kept])), shape=(m, self.n_rows))
-            found.append(csr_array(S @ self.X))
+            found.append(csr_array((data[kept], (own[kept], self.rows[terms][kept])), shape=(m, self.n_rows)))
         return found
 
     def thinned(self, stride: int) -> "Design":
@@ -283,6 +323,10 @@ def design_of(
     sorted_ = bool((c.user[1:] >= c.user[:-1]).all())
     order = np.arange(len(c)) if sorted_ else np.argsort(c.user, kind="stable")
     occurring, row = _used(c.X, c.rows)
+    if features.plain and 2 * len(occurring) >= c.X.shape[0]:
+        # No copy of a table whose rows nearly all occur: designs of the same comparisons share it.
+        occurring, row = np.arange(c.X.shape[0]), c.rows
+    mapped = features.rows(c.X if len(occurring) == c.X.shape[0] else c.X[occurring])
     contexts, column = _used(c.Y, c.cols) if features.d2 > 1 else (np.zeros(0, dtype=np.int64), c.cols[:0])
     terms: Int | slice = slice(None)
     indptr = c.indptr
@@ -300,9 +344,8 @@ def design_of(
     if half_life_seconds is not None and c.age_seconds is not None:
         weight = weight * 0.5 ** (c.age_seconds[order] / half_life_seconds)
     known = NO_ITEMS if item_ids is None or c.item_ids is None else item_ids
-    rows_of = features.rows(c.X[occurring])
     return Design(
-        X=rows_of if issparse(rows_of) else writable(rows_of),
+        X=mapped if issparse(mapped) else real(np.ascontiguousarray(mapped)),
         Y=writable(features.columns(c.Y[contexts])) if features.d2 > 1 else np.ones((1, 1)),
         item=place_of(known, NO_ITEMS if c.item_ids is None else c.item_ids[occurring], len(occurring)),
         item_ids=known,

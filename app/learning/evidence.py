@@ -568,8 +568,9 @@ def quadratic(design: Design, solution: Solution, w: Real, v: Real, x: Unknowns,
     """The M step's Hessian times x, without priors; with `kappa` the gradient of its loss at x."""
     Theta, bias, B, loadings = x
     k, d2, M = B.shape[1], design.d2, design.n_rows
-    offset = design.scores(Theta, bias)
-    P, own = design.tables(B, loadings)
+    both = design.through(np.hstack([Theta, B]))
+    offset = design.row_scores(both[:, :d2], bias)
+    P, own = design.row_tables(both[:, d2:], loadings)
     apart = design.n_items > 0 and d2 > 1
     pull = np.zeros(0) if kappa is None else kappa
     if d2 == 1:
@@ -610,7 +611,8 @@ def quadratic(design: Design, solution: Solution, w: Real, v: Real, x: Unknowns,
     if design.n_items:
         of_bias[:-1] = design.of_items(G[:, d2] if apart else G[:, 0])
         of_loadings[:-1] = design.of_items(H[:, k:] if apart else H)
-    return product(design.X.T, G[:, :d2]), of_bias, product(design.X.T, H[:, :k]), of_loadings
+    back = design.back(np.hstack([G[:, :d2], H[:, :k]]))
+    return back[:, :d2], of_bias, back[:, d2:], of_loadings
 
 
 def user_moments(design: Design, w: Real, means: Real, covariances: Real, k: int) -> Real:

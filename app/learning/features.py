@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.learning.arrays import Real, Table, occurring, real
+from app.learning.arrays import Int, Real, Table, occurring, real
 from app.learning.comparisons import Comparisons
 from app.learning.errors import FeatureShapeError
 
 DENSE_GRAMS = 16_000_000
 """Numbers in Gram matrices (d2, d1, d1), up to which sparse tables are made dense: then everything is exact."""
+WIDE = 512
+"""Features of a dense table, above which nothing of size d1^2 is made and no step costs d1^2."""
+BLOCK_NUMBERS = 1_000_000
+"""Numbers of a table that are copied at a time."""
 MAX_CONTEXT_COLUMNS = 8
 """Principal columns kept of a context: a user's own parameters number k * (1 + this)."""
 
@@ -49,7 +53,16 @@ class FeatureMap:
         """(m, d1) raw row features to the model's."""
         given = real(raw)
         self._check_width(given)
-        return given if self.tabular else np.asarray((given - self.centre) / self.scale)
+        if self.tabular or self.plain:
+            return given
+        mapped = np.asarray(given - self.centre)
+        mapped /= self.scale
+        return mapped
+
+    @property
+    def plain(self) -> bool:
+        """Are rows in the model's features already?"""
+        return not self.centre.any() and bool((self.scale == 1.0).all())
 
     def rows(self, raw: Table) -> Table:
         """The same of a table that may be sparse, and stays so where it is large."""
@@ -91,11 +104,19 @@ def feature_map_of(comparisons: Comparisons) -> FeatureMap:
     if c.tabular:
         d1, d2 = c.X.shape[1], c.Y.shape[1]
         return FeatureMap(np.zeros(d1), np.ones(d1), np.zeros(d2), np.zeros((d2, 0)), tabular=True)
-    used = c.items[occurring(c.rows, len(c.X))] if len(c.rows) else c.items
-    centre, scale = used.mean(axis=0), used.std(axis=0)
+    centre, scale = _moments(c.items, occurring(c.rows, len(c.X)) if len(c.rows) else np.arange(len(c.items)))
     scale[scale <= 1e-9 * (1.0 + np.abs(centre))] = 1.0
     context_centre, basis = _context_basis(c)
     return FeatureMap(real(centre), real(scale), real(context_centre), real(basis), tabular=False)
+
+
+def _moments(X: Real, rows: Int) -> tuple[Real, Real]:
+    """(d1,) means and standard deviations of some rows of a table, a block of rows at a time."""
+    step = max(1, BLOCK_NUMBERS // X.shape[1])
+    blocks = [rows[begin : begin + step] for begin in range(0, len(rows), step)]
+    centre = np.sum([X[block].sum(axis=0) for block in blocks], axis=0) / len(rows)
+    squares = np.sum([((X[block] - centre) ** 2).sum(axis=0) for block in blocks], axis=0)
+    return np.asarray(centre), np.asarray(np.sqrt(squares / len(rows)))
 
 
 def _context_basis(c: Comparisons) -> tuple[Real, Real]:

@@ -191,16 +191,16 @@ def fit(
         progress or (lambda _: None),
     )
     with one_blas_thread():
-        V = row_space(comparisons, job.features)
-        if V is None:
+        if comparisons.tabular:
             return _fit(job, rank, dependence, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
+        V = row_space(comparisons, job.features)
         small = _reduced(job, V)
         model = _fit(small, rank, dependence, max_passes=max_passes, tolerance=tolerance, calibrate=calibrate)
         return _restored(job, model, V)
 
 
-def _reduced(job: _Job, V: Real) -> _Job:
-    """The same fit in the few dimensions that the items span."""
+def _reduced(job: _Job, V: Real | None) -> _Job:
+    """The same fit of mapped rows, in the few dimensions that they span where V does."""
     features, warm = reduced_features(job.features, V), job.warm_start
     known = warm is not None and warm.features is job.features
     return replace(
@@ -211,7 +211,7 @@ def _reduced(job: _Job, V: Real) -> _Job:
     )
 
 
-def _restored(job: _Job, reduced: Model, V: Real) -> Model:
+def _restored(job: _Job, reduced: Model, V: Real | None) -> Model:
     model, found, warm = restored_model(reduced, job.features, V), reduced.diagnostics, job.warm_start
     if found is None:
         return model

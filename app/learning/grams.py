@@ -5,7 +5,8 @@ G_b = sum_j w_j DPhi_j[:, b] DPhi_j[:, b]^T, one for each column b of Y. With fe
 are formed, and their spectra are summarised: from a start z of random signs, Lanczos' process on G_b gives nodes and
 weights with tr f(G_b) = E[z^T f(G_b) z] ~ d1 sum_i weight_i f(node_i), whichever f (stochastic Lanczos quadrature;
 Ubaru, Chen & Saad 2017). The diagonal alone would take ten times as many parameters for known as trajectories
-determine: every comparison is of a hundred of them together.
+determine: every comparison is of a hundred of them together. Where they are a dense table with very many features, a
+block Krylov space takes the place of both: a few large eigenvalues are known, the rest are a mean.
 """
 
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import block_diag, csr_array
+from scipy.sparse import block_diag, csr_array, diags_array
 
-from app.learning.arrays import Real, inverse, product
+from app.learning.arrays import Int, Real, inverse, product, symmetric
 from app.learning.design import Design
 
 NODES = 16
 """Of the quadrature, from one start: its error falls like 1 / sqrt(d1), and d1 is in the thousands."""
+BLOCK, DEPTH = 8, 8
+"""Of the Krylov spaces: the first says how true the quadrature is, both how well a few large eigenvalues are known."""
 EXHAUSTED = 1e-10
 """Share of a column's largest node below which Lanczos' process has seen all of the spectrum."""
 
@@ -88,17 +91,60 @@ class SparseGrams:
         return np.ascontiguousarray((0.5 * (low + high)[:, None] * self.diagonal).T)
 
 
-Grams = DenseGrams | SparseGrams
+@dataclass(frozen=True, eq=False)
+class KrylovGrams:
+    """G_b = Q_b T_b Q_b^T + tail_b (I - Q_b Q_b^T), about, with Q_b spanning START, G_b START, G_b^2 START, ..."""
+
+    basis: Real
+    """(d2 + 1, d1, m) the eigenvectors of G_b inside that span; the last one is of the sum over b."""
+    values: Real
+    """(d2 + 1, m)"""
+    weights: Real
+    """(d2 + 1, m), of each matrix sum to 1: of the quadrature."""
+    tail: Real
+    """(d2 + 1,) the mean of all other eigenvalues."""
+
+    def determined(self, ridge: Real) -> Real:
+        """(d2,) the effective number of parameters, about."""
+        values = self.values[:-1]
+        share = (self.weights[:-1] * values / (values + ridge[:, None])).sum(axis=1)
+        return np.asarray(self.basis.shape[1] * share)
+
+    def solver(self, ridge: Real) -> Apply:
+        def solve(Theta: Real) -> Real:
+            columns = [self.apply(b, Theta[:, [b]], lambda v, r=r: 1.0 / (v + r)) for b, r in enumerate(ridge)]
+            return np.hstack(columns)
+
+        return solve
+
+    def pooled_solver(self) -> Apply:
+        little = self.little()
+        return lambda B: self.apply(-1, B, lambda v: 1.0 / (v + little))
+
+    def little(self, share: float = 1e-6) -> float:
+        """This share of the pooled matrix's mean eigenvalue."""
+        return share * float(self.weights[-1] @ self.values[-1]) + 1e-12
+
+    def apply(self, b: int, V: Real, f: Apply) -> Real:
+        """(d1, m) f(G_b) V for V (d1, m); b = -1: of the sum."""
+        Q, beyond = self.basis[b], f(self.tail[b])
+        return Q @ ((f(self.values[b]) - beyond)[:, None] * (Q.T @ V)) + beyond * V
+
+
+Grams = DenseGrams | SparseGrams | KrylovGrams
 
 
 def grams_of(design: Design, w: Real, *, at_most: int | None = None) -> Grams:
     """The Gram matrices of a design at weights w (n,); with `at_most`, from that many comparisons."""
-    if isinstance(design.X, np.ndarray):
+    if isinstance(design.X, np.ndarray) and not design.wide:
         return DenseGrams(design.grams(w, at_most=at_most))
     stride = 1 if at_most is None else max(1, design.n // at_most)
     index = np.arange(0, design.n, stride)
     share = float(w[index].sum())
-    scaled = np.tile(w[index] * (float(w.sum()) / share if share > 0 else 1.0), design.d2)
+    scaled = w[index] * (float(w.sum()) / share if share > 0 else 1.0)
+    if design.wide:
+        return _krylov_grams(design, index, scaled)
+    scaled = np.tile(scaled, design.d2)
     A, shape = csr_array(block_diag(design.columns(index), format="csr")), (design.d2, design.d1)
     back = A.T.tocsr()
 
@@ -106,11 +152,60 @@ def grams_of(design: Design, w: Real, *, at_most: int | None = None) -> Grams:
         return product(back, scaled * product(A, V.ravel())).reshape(shape)
 
     diagonal = product(back.power(2), scaled).reshape(shape)
-    nodes, weights = _quadrature(multiply, np.random.default_rng(0).choice([-1.0, 1.0], size=shape))
+    nodes, weights = quadrature(multiply, np.random.default_rng(0).choice([-1.0, 1.0], size=shape))
     return SparseGrams(diagonal, nodes, weights)
 
 
-def _quadrature(multiply: Apply, start: Real) -> tuple[Real, Real]:
+def _krylov_grams(design: Design, index: Int, w: Real) -> KrylovGrams:
+    """From a few block products with the table, whatever the number of its features."""
+    middles = [csr_array(S.T @ (diags_array(w) @ S)) for S in design.row_designs(index)]
+    if design.d2 > 1:
+        middles.append(csr_array(sum(middles[1:], middles[0])))
+    rng, found = np.random.default_rng(0), []
+    for middle in middles:
+        start = rng.standard_normal((design.d1, BLOCK))
+        found.append(_krylov(lambda V, m=middle: design.back(product(m, design.through(V))), start))
+    if design.d2 == 1:
+        found *= 2
+    basis, values, weights, tail = (np.stack(parts) for parts in zip(*found, strict=True))
+    return KrylovGrams(basis, values, weights, tail)
+
+
+def _krylov(multiply: Apply, start: Real) -> tuple[Real, Real, Real, float]:
+    """Eigenvectors (d1, m) and values (m,) of G inside the span, weights (m,) of the quadrature, and the tail's mean.
+
+    The same quadrature as of `quadrature`, from a block of starts: tr f(G) ~ d1 times the mean of z^T f(G) z over the
+    block's orthonormal z.
+    """
+    d1, width = start.shape
+    Q, images = krylov_basis(multiply, start, DEPTH)
+    values, turn = np.linalg.eigh(symmetric(Q.T @ images))
+    values = np.maximum(values, 0.0)
+    weights = (turn[:width] ** 2).mean(axis=0)
+    rest = (d1 * float(weights @ values) - float(values.sum())) / max(d1 - len(values), 1)
+    return Q @ turn, values, weights, max(rest, float(values.min(initial=0.0)), 0.0)
+
+
+def krylov_basis(multiply: Apply, start: Real, depth: int) -> tuple[Real, Real]:
+    """(d, m) an orthonormal basis of what start (d, s), G start, ..., G^(depth - 1) start span, and G times it."""
+    d = len(start)
+    Q, images = np.zeros((d, 0)), np.zeros((d, 0))
+    block = np.linalg.qr(start)[0]
+    for _ in range(depth):
+        Q, ahead = np.hstack([Q, block]), multiply(block)
+        images = np.hstack([images, ahead])
+        room = min(block.shape[1], d - Q.shape[1])
+        if not room:
+            break
+        ahead = ahead[:, :room]
+        for _ in range(2):  # once is not enough for orthogonality
+            ahead = ahead - Q @ (Q.T @ ahead)
+        block = np.linalg.qr(ahead)[0]
+        block = np.linalg.qr(block - Q @ (Q.T @ block))[0]
+    return Q, images
+
+
+def quadrature(multiply: Apply, start: Real) -> tuple[Real, Real]:
     """(d2, q) nodes and weights for each column's matrix, from the starts (d2, d1)."""
     d2, d1 = start.shape
     steps = min(NODES, d1)

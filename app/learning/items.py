@@ -17,6 +17,8 @@ from app.learning.arrays import Int, Real
 
 NO_IDENTITY = -1
 """The id of something that was compared and is no item: features or a text given with the request."""
+BLOCK_NUMBERS = 1_000_000
+"""Numbers of a table that are looked at at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +71,10 @@ def turned(items: Items, A: Real) -> Items:
 
 def content_ids(X: Real) -> Int:
     """(M,) ids of rows by what they hold, for items that have no name: equal rows are one item."""
-    bits = np.ascontiguousarray(X + 0.0, dtype=np.float64).view(np.uint64)
-    odd = np.random.default_rng(0).integers(0, 2**63, size=bits.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    mixed = (bits ^ (bits >> np.uint64(29))) * odd
-    total = (mixed ^ (mixed >> np.uint64(32))).sum(axis=1, dtype=np.uint64)
+    odd = np.random.default_rng(0).integers(0, 2**63, size=X.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    step, total = max(1, BLOCK_NUMBERS // max(X.shape[1], 1)), np.empty(len(X), dtype=np.uint64)
+    for begin in range(0, len(X), step):
+        bits = np.ascontiguousarray(X[begin : begin + step] + 0.0, dtype=np.float64).view(np.uint64)
+        mixed = (bits ^ (bits >> np.uint64(29))) * odd
+        total[begin : begin + step] = (mixed ^ (mixed >> np.uint64(32))).sum(axis=1, dtype=np.uint64)
     return np.asarray((total >> np.uint64(1)).astype(np.int64))

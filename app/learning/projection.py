@@ -85,8 +85,8 @@ def project(model: Model, items: Real, reference: ReferenceItem, item_ids: Array
     offset = centred @ model.Theta_0[:, 0] + own.bias[place] - reference.bias
     z = centred @ model.B + own.loadings[place] - reference.loadings
     means = real(np.ascontiguousarray(np.column_stack([offset, z])))
-    d1, q = centred.shape[1], 1 + model.rank
-    if len(items) * d1**2 / 2 * q**2 / 2 > MAX_WORK:
+    (d1, _, r), q = model.shared_error.shape, 1 + model.rank
+    if len(items) * min(d1**2 / 2 * q**2 / 2, d1 * q * r) > MAX_WORK:
         return Projection(means, None)
     spreads = _shared_forms(model.shared_error, centred)
     rows, columns = np.triu_indices(model.rank)
@@ -98,9 +98,11 @@ def project(model: Model, items: Real, reference: ReferenceItem, item_ids: Array
 
 def _shared_forms(error: Real, x: Real) -> Real:
     """(M, q (q + 1) / 2) triangles of F^T F, F = x^T E for the error E (d1, q, r)."""
-    d1, q, _ = error.shape
-    rows, columns = np.triu_indices(d1)
+    d1, q, r = error.shape
     first, second = np.triu_indices(q)
+    if d1 * q * r < d1**2 * len(first) / 2:
+        return _forms_by_factor(error, x)
+    rows, columns = np.triu_indices(d1)
     coefficients = np.empty((len(rows), len(first)))
     for pair, (a, b) in enumerate(zip(first, second, strict=True)):
         product = error[:, a] @ error[:, b].T
@@ -111,6 +113,18 @@ def _shared_forms(error: Real, x: Real) -> Real:
     for begin in range(0, len(x), step):
         block = x[begin : begin + step]
         forms[begin : begin + step] = (block[:, rows] * block[:, columns]) @ coefficients
+    return forms
+
+
+def _forms_by_factor(error: Real, x: Real) -> Real:
+    """The same from F itself: less to do for wide items, and no matrix of features by features."""
+    d1, q, r = error.shape
+    first, second = np.triu_indices(q)
+    forms = np.empty((len(x), len(first)))
+    step = max(1, BLOCK_NUMBERS // max(q * max(q, r), 1))
+    for begin in range(0, len(x), step):
+        F = (x[begin : begin + step] @ error.reshape(d1, q * r)).reshape(-1, q, r)
+        forms[begin : begin + step] = (F @ np.swapaxes(F, 1, 2))[:, first, second]
     return forms
 
 

@@ -2,7 +2,8 @@
 
 With M rows of d1 > M features, the ridge keeps every parameter in the span of the (centred) rows: nothing that was
 compared says anything about the rest. With V (d1, r) an orthonormal basis of the span, X V has r < M columns, and
-Theta_0 = V theta_0, B = V b solve the original problem; a pass that costs O(d1^3) costs O(r^3).
+Theta_0 = V theta_0, B = V b solve the original problem; a pass that costs O(d1^3) costs O(r^3). Otherwise the rows are
+mapped once, for all designs of a fit to share.
 """
 
 from dataclasses import replace
@@ -11,7 +12,7 @@ import numpy as np
 
 from app.learning.arrays import Real, occurring, real
 from app.learning.comparisons import Comparisons
-from app.learning.features import FeatureMap
+from app.learning.features import WIDE, FeatureMap
 from app.learning.model import Model, no_adapters
 from app.learning.parameters import Shared
 
@@ -26,25 +27,28 @@ def row_space(comparisons: Comparisons, features: FeatureMap) -> Real | None:
     if comparisons.tabular:
         return None
     used = occurring(comparisons.rows, len(comparisons.X))
-    if len(used) >= features.d1:
+    if len(used) >= features.d1 or len(used) > WIDE:
         return None
     _, s, Vt = np.linalg.svd(features.items(comparisons.items[used]), full_matrices=False)
     r = max(1, int((s > SMALLEST * s[0]).sum()))
     return real(Vt[:r].T)
 
 
-def reduced_features(features: FeatureMap, V: Real) -> FeatureMap:
-    """The map of rows that are already in the model's features, in the coordinates of V."""
-    r = V.shape[1]
+def reduced_features(features: FeatureMap, V: Real | None) -> FeatureMap:
+    """The map of rows that are already in the model's features, in the coordinates of V; without V in their own."""
+    r = features.d1 if V is None else V.shape[1]
     return replace(features, centre=real(np.zeros(r)), scale=real(np.ones(r)))
 
 
-def reduced_comparisons(comparisons: Comparisons, features: FeatureMap, V: Real) -> Comparisons:
-    return replace(comparisons, X=features.items(comparisons.items) @ V)
+def reduced_comparisons(comparisons: Comparisons, features: FeatureMap, V: Real | None) -> Comparisons:
+    mapped = np.ascontiguousarray(features.items(comparisons.items))
+    return replace(comparisons, X=mapped if V is None else mapped @ V)
 
 
-def reduced_model(model: Model, features: FeatureMap, V: Real) -> Model | None:
+def reduced_model(model: Model, features: FeatureMap, V: Real | None) -> Model | None:
     """The model in the coordinates of V, as a start; None where the span does not hold what it knows."""
+    if V is None:
+        return replace(model, features=features)
     for parameters in (model.shared.B, model.shared.Theta_0):
         inside = V.T @ parameters
         if (parameters**2).sum() - (inside**2).sum() > OUTSIDE * max((parameters**2).sum(), 1e-300):
@@ -52,8 +56,10 @@ def reduced_model(model: Model, features: FeatureMap, V: Real) -> Model | None:
     return _moved(model, features, V.T)
 
 
-def restored_model(model: Model, features: FeatureMap, V: Real) -> Model:
+def restored_model(model: Model, features: FeatureMap, V: Real | None) -> Model:
     """The inverse of the reduction: the same rewards, of raw features."""
+    if V is None:
+        return replace(model, features=features)
     return _moved(model, features, V)
 
 

@@ -13,10 +13,13 @@ from scipy.sparse.linalg import LinearOperator
 
 from app.learning.arrays import Int, Real, curvature, product, sigmoid, symmetric
 from app.learning.design import Design
-from app.learning.wide import WideStatistic, leading_eigenvectors
+from app.learning.wide import TableStatistic, WideStatistic, energy_outside, leading_eigenvectors
 
 START_TOLERANCE = 1e-2
 """Relative accuracy of the start's eigenvectors."""
+LEFTOVER_NUMBERS = 100_000_000
+"""Numbers of score matrices that the leftover energy of a wide table is summed from; evenly spaced users stand for all.
+"""
 PERMUTATIONS = 39
 """Relabelled data sets whose largest eigenvalue a direction must beat."""
 
@@ -43,6 +46,8 @@ def spectral_start(design: Design, scores: Real, k: int) -> Real:
     """(d1, k) orthonormal: the k leading directions along which users differ."""
     if not isinstance(design.X, np.ndarray):
         return _wide(design, scores).directions(k, np.random.default_rng(0)) if k else np.zeros((design.d1, 0))
+    if design.wide:
+        return _of_table(design, scores).directions(k, np.random.default_rng(0))[0]
     leading = user_spectrum(design, scores).directions[:, :k]
     return np.ascontiguousarray(np.linalg.qr(leading)[0])
 
@@ -54,6 +59,8 @@ def spectral_start_with_items(design: Design, scores: Real, k: int, rng: np.rand
     formed.
     """
     F, E = design.d1, design.n_items
+    if k and design.wide:
+        return _of_table(design, scores, with_items=E > 0).directions(k, rng)
     if k == 0 or not E:
         return spectral_start(design, scores, k), np.zeros((E, k))
     residual, whitener = _residuals(design, scores), _whitener(design, scores)
@@ -89,6 +96,8 @@ def rank_by_permutation(
     design: Design, scores: Real, rng: np.random.Generator, *, permutations: int = PERMUTATIONS
 ) -> int:
     """How many eigenvalues exceed the largest one under permuted user labels; 0: users do not differ."""
+    if design.wide:
+        return _of_table(design, scores).rank(rng, permutations)
     if not isinstance(design.X, np.ndarray):
         return _wide(design, scores).rank(rng, permutations)
     residual, whitener = _residuals(design, scores), _whitener(design, scores)
@@ -107,6 +116,13 @@ def leftover_energy(design: Design, scores: Real, B: Real) -> float:
     By moments: to first order a user's score at the fit is F_i times what the fit misses, so the U-statistic divided
     by the squared information estimates its second moment, without the noise.
     """
+    if design.wide:
+        stride = -(-design.n * design.d1 // LEFTOVER_NUMBERS)
+        scores, n_users = scores[design.user % stride == 0], design.n_users
+        design = design.thinned(stride)
+        energy = energy_outside(_of_table(design, scores), B)
+        information = np.bincount(design.user, design.weight * curvature(scores), minlength=design.n_users)
+        return max(energy * float(information.sum() ** 2 / (information**2).sum()) * n_users, 0.0)
     residual = _residuals(design, scores)
     w = design.weight * curvature(scores)
     share = np.bincount(design.user, w, minlength=design.n_users) / w.sum()
@@ -118,6 +134,11 @@ def leftover_energy(design: Design, scores: Real, B: Real) -> float:
     outside = np.eye(len(F)) - B @ B.T
     second_moment = outside @ inverse @ between @ inverse @ outside / float((share**2).sum())
     return max(float(np.trace(second_moment)) * design.n_users, 0.0)
+
+
+def _of_table(design: Design, scores: Real, *, with_items: bool = False) -> TableStatistic:
+    w = design.weight * curvature(scores)
+    return TableStatistic.of(design, _residuals(design, scores), w, with_items=with_items)
 
 
 def _wide(design: Design, scores: Real) -> WideStatistic:
