@@ -100,6 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "nanoseconds_per_comparison": round(1e9 * estimation / len(comparisons), 1),
         "peak_gigabytes": round(_peak_bytes() / 1e9, 2),
         "data_gigabytes": round(before / 1e9, 2),
+        "input_gigabytes": round(_input_bytes(comparisons) / 1e9, 2),
         "distance_to_true_subspace": round(principal_angle_distance(model.raw_subspace(), world.B), 4),
     }
 
@@ -136,6 +137,10 @@ class _Phases:
         ends = sorted(self.last.items(), key=lambda one: one[1])
         begins = [self.begun, *(end for _, end in ends[:-1])]
         return {name: end - begin for (name, end), begin in zip(ends, begins, strict=True)}
+
+
+def _input_bytes(c: Comparisons) -> int:
+    return sum(a.nbytes for a in (c.items, c.Y, c.indptr, c.rows, c.cols, c.signs, c.user, c.label, c.weight))
 
 
 def _peak_bytes() -> int:

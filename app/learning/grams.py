@@ -16,13 +16,15 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import block_diag, csr_array, diags_array
 
-from app.learning.arrays import Int, Real, inverse, product, symmetric
+from app.learning.arrays import Int, Real, Sparse, Table, inverse, product, symmetric
 from app.learning.design import Design
 
 NODES = 16
 """Of the quadrature, from one start: its error falls like 1 / sqrt(d1), and d1 is in the thousands."""
 BLOCK, DEPTH = 8, 8
 """Of the Krylov spaces: the first says how true the quadrature is, both how well a few large eigenvalues are known."""
+BLOCK_NUMBERS = 500_000
+"""Numbers of products with the table that are formed at a time."""
 EXHAUSTED = 1e-10
 """Share of a column's largest node below which Lanczos' process has seen all of the spectrum."""
 
@@ -122,7 +124,7 @@ class KrylovGrams:
         return lambda B: self.apply(-1, B, lambda v: 1.0 / (v + little))
 
     def little(self, share: float = 1e-6) -> float:
-        """This share of the pooled matrix's mean eigenvalue."""
+        """Of the pooled matrix's mean eigenvalue, this share."""
         return share * float(self.weights[-1] @ self.values[-1]) + 1e-12
 
     def apply(self, b: int, V: Real, f: Apply) -> Real:
@@ -164,14 +166,22 @@ def _krylov_grams(design: Design, index: Int, w: Real) -> KrylovGrams:
     rng, found = np.random.default_rng(0), []
     for middle in middles:
         start = rng.standard_normal((design.d1, BLOCK))
-        found.append(_krylov(lambda V, m=middle: design.back(product(m, design.through(V))), start))
+        trace = _trace(middle, design.X)
+        found.append(_krylov(lambda V, m=middle: design.back(product(m, design.through(V))), start, trace))
     if design.d2 == 1:
         found *= 2
     basis, values, weights, tail = (np.stack(parts) for parts in zip(*found, strict=True))
     return KrylovGrams(basis, values, weights, tail)
 
 
-def _krylov(multiply: Apply, start: Real) -> tuple[Real, Real, Real, float]:
+def _trace(middle: Sparse, X: Table) -> float:
+    """Of X^T middle X, blocks of rows at a time: guessed, it would leave nothing true of what is beyond the span."""
+    step = max(1, BLOCK_NUMBERS // X.shape[1])
+    rows = range(0, X.shape[0], step)
+    return sum(float(np.vdot(X[begin : begin + step], product(middle[begin : begin + step], X))) for begin in rows)
+
+
+def _krylov(multiply: Apply, start: Real, trace: float) -> tuple[Real, Real, Real, float]:
     """Eigenvectors (d1, m) and values (m,) of G inside the span, weights (m,) of the quadrature, and the tail's mean.
 
     The same quadrature as of `quadrature`, from a block of starts: tr f(G) ~ d1 times the mean of z^T f(G) z over the
@@ -182,8 +192,8 @@ def _krylov(multiply: Apply, start: Real) -> tuple[Real, Real, Real, float]:
     values, turn = np.linalg.eigh(symmetric(Q.T @ images))
     values = np.maximum(values, 0.0)
     weights = (turn[:width] ** 2).mean(axis=0)
-    rest = (d1 * float(weights @ values) - float(values.sum())) / max(d1 - len(values), 1)
-    return Q @ turn, values, weights, max(rest, float(values.min(initial=0.0)), 0.0)
+    rest = (trace - float(values.sum())) / max(d1 - len(values), 1)
+    return Q @ turn, values, weights, max(rest, 0.0)
 
 
 def krylov_basis(multiply: Apply, start: Real, depth: int) -> tuple[Real, Real]:

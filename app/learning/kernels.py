@@ -111,7 +111,7 @@ def _libraries() -> ThreadpoolController:
 
 
 def over(n: int, work: Callable[[int, int], Result], *, small: int = SMALL) -> list[Result]:
-    """`work(first, last)` for parts of n comparisons, or of so many other things that `small` are not worth a thread."""
+    """`work(first, last)` for parts of n comparisons; fewer than `small` are not worth a thread."""
     return _concurrently([0, *(n * part // CHUNKS for part in range(1, CHUNKS)), n] if n >= small else [0, n], work)
 
 

@@ -1,10 +1,10 @@
 """The spectral statistics and the shared errors where rows have very many features: nothing of size d1^2.
 
-Where the table is sparse, with G (N d2, d1) the users' score matrices stacked, sparse like what they have seen, and A (n d2, d1) the comparisons'
-own, the statistic of app.learning.spectral is U = D^{-1/2} (G^T G - A^T A) D^{-1/2}, with the pooled Fisher matrix's
-diagonal D for whitening. Its leading eigenvectors take a few products; so does its largest eigenvalue for every
-permutation of the users. Where it is dense, the designs S X stay apart, S over the rows of the table X, and the
-whitener is the pooled Gram matrix's (app.learning.grams): G^T G is X^T (chooser S)^T (chooser S) X.
+Where the table is sparse, with G (N d2, d1) the users' score matrices stacked, sparse like what they have seen, and
+A (n d2, d1) the comparisons' own, the statistic of app.learning.spectral is U = D^{-1/2} (G^T G - A^T A) D^{-1/2}, with
+the pooled Fisher matrix's diagonal D for whitening. Its leading eigenvectors take a few products; so does its largest
+eigenvalue for every permutation of the users. Where it is dense, the designs S X stay apart, S over the rows of the
+table X, and the whitener is the pooled Gram matrix's (app.learning.grams): G^T G is X^T (chooser S)^T (chooser S) X.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ SPARE_DIRECTIONS = 4
 ERROR_DIRECTIONS = 64
 GRAM_COMPARISONS = 50_000
 """Comparisons that stand for all in the whitener."""
-BLOCK_NUMBERS = 4_000_000
+BLOCK_NUMBERS = 500_000
 """Numbers of score matrices that are formed at a time."""
 LEFTOVER_RIDGE = 1e-3
 """Share of the mean information that is added where it is inverted."""
