@@ -142,7 +142,7 @@ class Design:
     def through(self, V: Real) -> Real:
         """(M, m) X V for V (d1, m)."""
         X = self.X
-        if not self.wide:
+        if not (self.wide and isinstance(X, np.ndarray)):
             return product(X, V)
         out = np.empty((self.n_rows, V.shape[1]))
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from app.learning import kernels
 from app.learning.adapters import Moments, Solution, posterior, rounded_up, score_weights
-from app.learning.arrays import Int, Real, on_lines, symmetric
+from app.learning.arrays import Int, Real, on_lines, product, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
 from app.learning.grams import Grams, grams_of

@@ -114,23 +114,23 @@ class KrylovGrams:
 
     def solver(self, ridge: Real) -> Apply:
         def solve(Theta: Real) -> Real:
-            columns = [self.apply(b, Theta[:, [b]], lambda v, r=r: 1.0 / (v + r)) for b, r in enumerate(ridge)]
-            return np.hstack(columns)
+            return np.hstack([self.inverted(b, Theta[:, [b]], 1.0, float(r)) for b, r in enumerate(ridge)])
 
         return solve
 
     def pooled_solver(self) -> Apply:
         little = self.little()
-        return lambda B: self.apply(-1, B, lambda v: 1.0 / (v + little))
+        return lambda B: self.inverted(-1, B, 1.0, little)
 
     def little(self, share: float = 1e-6) -> float:
         """Of the pooled matrix's mean eigenvalue, this share."""
         return share * float(self.weights[-1] @ self.values[-1]) + 1e-12
 
-    def apply(self, b: int, V: Real, f: Apply) -> Real:
-        """(d1, m) f(G_b) V for V (d1, m); b = -1: of the sum."""
-        Q, beyond = self.basis[b], f(self.tail[b])
-        return Q @ ((f(self.values[b]) - beyond)[:, None] * (Q.T @ V)) + beyond * V
+    def inverted(self, b: int, V: Real, scale: float, ridge: float, *, power: float = 1.0) -> Real:
+        """(d1, m) (scale G_b + ridge I)^-power V for V (d1, m); b = -1: of the sum."""
+        Q, beyond = self.basis[b], float((scale * self.tail[b] + ridge) ** -power)
+        inside = (scale * self.values[b] + ridge) ** -power
+        return np.asarray(Q @ ((inside - beyond)[:, None] * (Q.T @ V)) + beyond * V)
 
 
 Grams = DenseGrams | SparseGrams | KrylovGrams
@@ -163,37 +163,35 @@ def _krylov_grams(design: Design, index: Int, w: Real) -> KrylovGrams:
     middles = [csr_array(S.T @ (diags_array(w) @ S)) for S in design.row_designs(index)]
     if design.d2 > 1:
         middles.append(csr_array(sum(middles[1:], middles[0])))
-    rng, found = np.random.default_rng(0), []
-    for middle in middles:
-        start = rng.standard_normal((design.d1, BLOCK))
-        trace = _trace(middle, design.X)
-        found.append(_krylov(lambda V, m=middle: design.back(product(m, design.through(V))), start, trace))
+    rng = np.random.default_rng(0)
+    found = [_krylov(design, middle, rng.standard_normal((design.d1, BLOCK))) for middle in middles]
     if design.d2 == 1:
         found *= 2
     basis, values, weights, tail = (np.stack(parts) for parts in zip(*found, strict=True))
     return KrylovGrams(basis, values, weights, tail)
 
 
-def _trace(middle: Sparse, X: Table) -> float:
-    """Of X^T middle X, blocks of rows at a time: guessed, it would leave nothing true of what is beyond the span."""
-    step = max(1, BLOCK_NUMBERS // X.shape[1])
-    rows = range(0, X.shape[0], step)
-    return sum(float(np.vdot(X[begin : begin + step], product(middle[begin : begin + step], X))) for begin in rows)
-
-
-def _krylov(multiply: Apply, start: Real, trace: float) -> tuple[Real, Real, Real, float]:
-    """Eigenvectors (d1, m) and values (m,) of G inside the span, weights (m,) of the quadrature, and the tail's mean.
+def _krylov(design: Design, middle: Sparse, start: Real) -> tuple[Real, Real, Real, float]:
+    """Eigenvectors (d1, m) and values (m,) of G = X^T middle X inside the span, weights (m,), and the tail's mean.
 
     The same quadrature as of `quadrature`, from a block of starts: tr f(G) ~ d1 times the mean of z^T f(G) z over the
     block's orthonormal z.
     """
     d1, width = start.shape
-    Q, images = krylov_basis(multiply, start, DEPTH)
+    Q, images = krylov_basis(lambda V: design.back(product(middle, design.through(V))), start, DEPTH)
     values, turn = np.linalg.eigh(symmetric(Q.T @ images))
     values = np.maximum(values, 0.0)
     weights = (turn[:width] ** 2).mean(axis=0)
-    rest = (trace - float(values.sum())) / max(d1 - len(values), 1)
+    rest = (_trace(middle, design.X) - float(values.sum())) / max(d1 - len(values), 1)
     return Q @ turn, values, weights, max(rest, 0.0)
+
+
+def _trace(middle: Sparse, X: Table) -> float:
+    """Of X^T middle X, blocks of rows at a time: guessed, it would leave nothing true of what is beyond the span."""
+    step, total = max(1, BLOCK_NUMBERS // X.shape[1]), 0.0
+    for begin in range(0, X.shape[0], step):
+        total += float((product(middle[begin : begin + step], X) * X[begin : begin + step]).sum())
+    return total
 
 
 def krylov_basis(multiply: Apply, start: Real, depth: int) -> tuple[Real, Real]:

@@ -116,16 +116,16 @@ def leftover_energy(design: Design, scores: Real, B: Real) -> float:
     By moments: to first order a user's score at the fit is F_i times what the fit misses, so the U-statistic divided
     by the squared information estimates its second moment, without the noise.
     """
+    n_users = design.n_users
     if design.wide:
         stride = -(-design.n * design.d1 // LEFTOVER_NUMBERS)
-        scores, n_users = scores[design.user % stride == 0], design.n_users
-        design = design.thinned(stride)
-        energy = energy_outside(_of_table(design, scores), B)
-        information = np.bincount(design.user, design.weight * curvature(scores), minlength=design.n_users)
-        return max(energy * float(information.sum() ** 2 / (information**2).sum()) * n_users, 0.0)
+        design, scores = design.thinned(stride), scores[design.user % stride == 0]
     residual = _residuals(design, scores)
     w = design.weight * curvature(scores)
     share = np.bincount(design.user, w, minlength=design.n_users) / w.sum()
+    if design.wide:
+        energy = energy_outside(_of_table(design, scores), w, B)
+        return max(energy / float((share**2).sum()) * n_users, 0.0)
     if not isinstance(design.X, np.ndarray):
         return max(_wide(design, scores).outside(B) / float((share**2).sum()) * design.n_users, 0.0)
     F = design.grams(w).sum(axis=0)

@@ -31,6 +31,8 @@ GRAM_COMPARISONS = 50_000
 """Comparisons that stand for all in the whitener."""
 BLOCK_NUMBERS = 500_000
 """Numbers of score matrices that are formed at a time."""
+PROBES = 16
+"""Random directions by which an approximate inverse is measured."""
 LEFTOVER_RIDGE = 1e-3
 """Share of the mean information that is added where it is inverted."""
 RIDGE = 1e-4
@@ -121,7 +123,7 @@ class TableStatistic:
         if with_items:
             information = design.of_items(design.row_weights(w))
             scale = 1.0 / np.sqrt(information + max(float(np.median(information)), 1e-12))
-        scores = [csr_array(diags_array(residual) @ S) for S in design.row_designs(np.arange(design.n))]
+        scores = [csr_array(diags_array(residual) @ S) for S in design.blocks]
         return cls(design, grams, scores, scale)
 
     def directions(self, k: int, rng: np.random.Generator) -> tuple[Real, Real]:
@@ -177,7 +179,7 @@ class TableStatistic:
     def whitened(self, V: Real) -> tuple[Real, Real]:
         """R V of the features' part, and of the items'."""
         F, little = self.design.d1, self.grams.little(RIDGE)
-        return self.grams.apply(-1, V[:F], lambda v: 1.0 / np.sqrt(v + little)), self.scale[:, None] * V[F:]
+        return self.grams.inverted(-1, V[:F], 1.0, little, power=0.5), self.scale[:, None] * V[F:]
 
     def forward(self, V: Real) -> tuple[Real, Real]:
         """(M, m) what V (d1 + E, m) makes every row worth by its features, and as an item."""
@@ -192,8 +194,11 @@ class TableStatistic:
         return np.vstack(self.whitened(np.vstack([R, items])))
 
 
-def energy_outside(statistic: TableStatistic, B: Real) -> float:
-    """Tr (I - B B^T) F^{-1} (G^T G - A^T A) F^{-1} (I - B B^T), of the unwhitened scores, blocks of rows at a time."""
+def energy_outside(statistic: TableStatistic, w: Real, B: Real) -> float:
+    """Tr (I - B B^T) F^{-1} (G^T G - A^T A) F^{-1} (I - B B^T), of the unwhitened scores, blocks of rows at a time.
+
+    F^{-1} is known about; the sum is scaled to be right where what is left out is alike in all directions.
+    """
     design, grams, total = statistic.design, statistic.grams, 0.0
     little, X = grams.little(LEFTOVER_RIDGE), design.X
     step = max(1, BLOCK_NUMBERS // design.d1)
@@ -201,9 +206,13 @@ def energy_outside(statistic: TableStatistic, B: Real) -> float:
         for part, sign in ((csr_array(statistic.chooser(design.user) @ A), 1.0), (A, -1.0)):
             for begin in range(0, part.shape[0], step):
                 scores = product(part[begin : begin + step], X)
-                moved = grams.apply(-1, scores.T, lambda v: 1.0 / (v + little))
+                moved = grams.inverted(-1, scores.T, 1.0, little)
                 total += sign * float((moved**2).sum() - ((B.T @ moved) ** 2).sum())
-    return total
+    Z = np.random.default_rng(0).choice([-1.0, 1.0], size=(design.d1, PROBES))
+    P = design.through(grams.inverted(-1, Z - B @ (B.T @ Z), 1.0, little))
+    image = design.back(np.sum([product(S.T, w[:, None] * product(S, P)) for S in design.blocks], axis=0))
+    known = max(min(design.d1, design.n_rows) - B.shape[1], 1)
+    return total * known * PROBES / float((image**2).sum())
 
 
 def table_error(grams: KrylovGrams, ridge: Real, B: Real, strength: Real) -> Real:
@@ -219,8 +228,8 @@ def table_error(grams: KrylovGrams, ridge: Real, B: Real, strength: Real) -> Rea
     """
     rng, d1 = np.random.default_rng(0), grams.basis.shape[1]
     Z = rng.standard_normal((d1, ERROR_DIRECTIONS)) / np.sqrt(ERROR_DIRECTIONS)
-    parts = [grams.apply(b, Z, lambda v, r=r: 1.0 / np.sqrt(v + r)) for b, r in enumerate(ridge)]
-    beside = [grams.apply(-1, Z, lambda v, s=s: 1.0 / np.sqrt(s * v + d1)) for s in strength]
+    parts = [grams.inverted(b, Z, 1.0, float(r), power=0.5) for b, r in enumerate(ridge)]
+    beside = [grams.inverted(-1, Z, float(s), d1, power=0.5) for s in strength]
     parts += [moved - B @ (B.T @ moved) for moved in beside]
     signs = rng.choice([-1.0, 1.0], size=(len(parts), ERROR_DIRECTIONS))
     return np.ascontiguousarray(np.stack(parts, axis=1) * signs)
