@@ -212,7 +212,7 @@ def energy_outside(statistic: TableStatistic, w: Real, B: Real) -> float:
     P = design.through(grams.inverted(-1, Z - B @ (B.T @ Z), 1.0, little))
     image = design.back(np.sum([product(S.T, w[:, None] * product(S, P)) for S in design.blocks], axis=0))
     known = max(min(design.d1, design.n_rows) - B.shape[1], 1)
-    return total * known * PROBES / float((image**2).sum())
+    return float(total * known * PROBES / (image**2).sum())
 
 
 def table_error(grams: KrylovGrams, ridge: Real, B: Real, strength: Real) -> Real:
