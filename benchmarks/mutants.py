@@ -65,7 +65,7 @@ def main() -> None:
     mutants = [one for one in _drawn(tree, work, options) if one.path.startswith(tuple(options.only))]
     results = Results(work / f"results-{options.seed}.jsonl", tree)
     if not options.report:
-        reach = _reach(tree, work, options.lock)
+        reach = _reach(Maps(tree, work / "maps", {one.path for one in mutants}), tree, work, options.lock)
         trials = [trial_of(mutant, reach, tree) for mutant in mutants]
         rest = [trial for trial in trials if results.of(trial.mutant, trial.digest(tree)) is None]
         _say(f"{len(trials)} mutants, {len(rest)} to be tried")
@@ -117,8 +117,7 @@ def _drawn(tree: Path, work: Path, options: argparse.Namespace) -> list[Mutant]:
     return [Mutant(**one) for one in json.loads(kept.read_text())]
 
 
-def _reach(tree: Path, work: Path, lock: Path | None) -> dict[str, Reach]:
-    maps = Maps(tree, work / "maps")
+def _reach(maps: Maps, tree: Path, work: Path, lock: Path | None) -> dict[str, Reach]:
     for suite in (PLAIN, COMPILED):
         missing = maps.missing(suite)
         if missing:

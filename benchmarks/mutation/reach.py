@@ -76,10 +76,14 @@ class Reach:
 
 
 class Maps:
-    """What is known of the tests' reach, in a folder, by file of tests; measured again where that has changed."""
+    """What is known of the tests' reach, in a folder, by file of tests; measured again where that has changed.
 
-    def __init__(self, tree: Path, folder: Path) -> None:
+    Only of the tests that try mutants of the modules `paths`.
+    """
+
+    def __init__(self, tree: Path, folder: Path, paths: Iterable[str]) -> None:
         self._tree, self._folder = tree, folder
+        self._wanted = (*{place for path in paths for place in folders_of(path)}, *WHOLE)
 
     def missing(self, suite: str) -> list[str]:
         return [file for file in self._files(suite) if not self._kept(suite, file).exists()]
@@ -98,7 +102,8 @@ class Maps:
     def _files(self, suite: str) -> list[str]:
         places = [self._tree / place for place in SUITES[suite]]
         found = (path for place in places for path in (sorted(place.glob("test_*.py")) if place.is_dir() else [place]))
-        return [name for path in found if (name := str(path.relative_to(self._tree))) not in LEFT_OUT]
+        names = (str(path.relative_to(self._tree)) for path in found)
+        return [name for name in names if name.startswith(self._wanted) and name not in LEFT_OUT]
 
     def _kept(self, suite: str, file: str) -> Path:
         name = file.replace("/", "-").removesuffix(".py")
@@ -264,13 +269,16 @@ class Text:
 def tests_of(mutant: Mutant, reach: Reach, tree: Path) -> list[str]:
     """Tests that reach the statement; or, where none is known to, its function, or at least its module."""
     text = Text(tree / mutant.path)
-    functions = reach.places.get(mutant.path, {})
+    functions, near = reach.places.get(mutant.path, {}), folders_of(mutant.path)
     name = text.function(mutant.line)
     lines = functions.get(name, {}) if name else {}
-    found = {test for line in text.statement(mutant.line) for test in lines.get(line, [])}
-    found = found or {test for tests in lines.values() for test in tests}
+
+    def reaching(lines: Iterable[list[str]]) -> set[str]:
+        return {test for tests in lines for test in tests if test.startswith(near)}
+
+    found = reaching(lines.get(line, []) for line in text.statement(mutant.line)) or reaching(lines.values())
     if not found:
-        found = {test for lines in functions.values() for tests in lines.values() for test in tests}
+        found = reaching(tests for lines in functions.values() for tests in lines.values())
         beside = (*BESIDE.get(mutant.path, ()), *WHOLE)
         return [
             *(test for test in sorted(reach.seconds) if test.startswith(beside)),
@@ -280,13 +288,18 @@ def tests_of(mutant: Mutant, reach: Reach, tree: Path) -> list[str]:
 
 
 def _affordable(mutant: Mutant, tests: set[str], reach: Reach) -> list[str]:
-    """The package's own first, then those of who is next to it; the quickest of each first."""
-    folders = [f"tests/{mutant.path.split('/')[1]}/", *NEXT.get(mutant.path.split("/")[1], ())]
+    """The quickest of each folder first."""
     return [
         test
-        for folder in folders
+        for folder in folders_of(mutant.path)
         for test in _quickest([one for one in tests if one.startswith(folder)], reach.seconds)
     ]
+
+
+def folders_of(path: str) -> tuple[str, ...]:
+    """Of the tests that try a module: its package's own, then those of who is next to it."""
+    package = path.split("/")[1]
+    return f"tests/{package}/", *NEXT.get(package, ())
 
 
 def _quickest(tests: Sequence[str], seconds: dict[str, float]) -> Iterator[str]:

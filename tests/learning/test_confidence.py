@@ -2,12 +2,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.linalg import null_space
 from scipy.stats import chi2, norm
 
 from app.evaluation import Coverage, catalogue_coverage
 from app.evaluation.truth import draw_catalogue
-from app.learning import Calibration, Model, RewardBelief, fit
-from tests.support.learning_worlds import catalogue
+from app.learning import Calibration, Comparisons, Model, RewardBelief, fit
+from app.learning.adapters import Adapters
+from app.learning.arrays import Real
+from app.learning.btl import fit_global_with_ridge
+from app.learning.confidence import ERROR_REFITS, SPREAD_REFITS, bootstrap, shared_error
+from app.learning.design import Design, design_of
+from app.learning.evidence import starting_point
+from app.learning.features import feature_map_of
+from app.learning.model import solve_adapters
+from app.learning.parameters import Shared
+from app.learning.spectral import spectral_start
+from tests.support.learning_worlds import catalogue, in_contexts, tabular
 
 
 def in_catalogues(n_users: int, per_user: int, dim: int, seed: int) -> Coverage:
@@ -23,6 +34,63 @@ def test_intervals_and_ellipsoids_cover(n_users: int, per_user: int, dim: int) -
     assert 0.90 <= np.mean([one.ellipsoids for one in found]) <= 0.99
     # What is told of the errors is about their size, not only enough of it.
     assert 0.85 <= np.mean([one.reward_stderr / one.reward_error for one in found]) <= 1.2
+
+
+RNG = np.random.default_rng(5)
+SMALL = [
+    catalogue(RNG, n_users=6, per_user=5).comparisons,
+    in_contexts(RNG, n_users=5, per_user=6),
+    tabular(RNG, n_users=5, per_user=6).comparisons,
+]
+
+
+def solved(c: Comparisons, k: int) -> tuple[Design, Shared, Adapters]:
+    design = design_of(c, feature_map_of(c))
+    Theta_0, ridge = fit_global_with_ridge(design)
+    shared = starting_point(Theta_0, spectral_start(design, design.scores(Theta_0), k), ridge)
+    return design, shared, solve_adapters(shared, design, "evidence")
+
+
+@pytest.mark.parametrize("comparisons", SMALL, ids=["catalogue", "contexts", "tabular"])
+@pytest.mark.parametrize("k", [0, 2])
+def test_what_all_share_is_as_uncertain_as_the_information_about_it_leaves(comparisons: Comparisons, k: int) -> None:
+    design, shared, adapters = solved(comparisons, k)
+    scores = np.random.default_rng(6).uniform(1.5, 3.0, design.n)
+    w = design.weight / (2 + np.exp(scores) + np.exp(-scores))
+    D: Real = design.dense(np.arange(design.n))
+    across = null_space(shared.B.T) if k else np.eye(design.d1)
+    d1, d2, x = design.d1, design.d2, across.shape[1]
+    information = np.diag(np.concatenate([np.tile(shared.ridge, d1), np.full(x * k, float(d1))]))
+    for user in range(design.n_users):
+        own = design.user == user
+        turned = np.einsum("nab,ax,cb->nxc", D[own], across, adapters.means[user])
+        n = len(turned)
+        J = np.concatenate([D[own].reshape(n, d1 * d2), turned.reshape(n, x * k)], axis=1)
+        Z = np.einsum("nab,ac->ncb", D[own], shared.B).reshape(n, k * d2)
+        known = np.diag(w[own]) - (w[own, None] * Z) @ adapters.covariances[user] @ (w[own, None] * Z).T
+        information += J.T @ known @ J
+    covariance = np.linalg.inv(information)
+    F = shared_error(design, shared, adapters, scores)
+    moved = np.concatenate(
+        [F[:, :d2].reshape(d1 * d2, -1), np.einsum("ax,acr->xcr", across, F[:, d2:]).reshape(x * k, F.shape[2])]
+    )
+    np.testing.assert_allclose(np.einsum("ac,abr->cbr", shared.B, F[:, d2:]), 0.0, atol=1e-9)
+    np.testing.assert_allclose(moved @ moved.T, covariance, atol=1e-6 * covariance.max())
+
+
+@pytest.mark.parametrize(("k", "expected"), [(0, ERROR_REFITS), (1, SPREAD_REFITS + ERROR_REFITS)])
+def test_refits_that_find_the_spread_come_before_those_that_count(k: int, expected: int) -> None:
+    design, shared, adapters = solved(SMALL[0], k)
+    asked: list[Design] = []
+
+    def refit(relabelled: Design) -> tuple[Shared, Adapters]:
+        asked.append(relabelled)
+        return shared, adapters
+
+    error = shared_error(design, shared, adapters, design.scores(shared.Theta_0))
+    bootstrap(design, shared, error, refit, np.random.default_rng(0))
+    assert len(asked) == expected
+    assert all(set(np.unique(one.label)) == {0.0, 1.0} for one in asked)
 
 
 def test_a_stored_model_keeps_its_calibration() -> None:

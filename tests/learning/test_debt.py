@@ -1,12 +1,15 @@
 """What the shared parameters owe to a user is at most what is told: beside refits without the user."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from app.learning import Comparisons, Model, RewardBelief, debt, fit, fold_in_users, principal_angle_distance
 from app.learning.arrays import Real
+from app.learning.debt import SAFETY
+from tests.support.learning_references import dense_designs
 from tests.support.learning_worlds import catalogue, in_contexts, tabular
 
 WORLDS: dict[str, tuple[int, Callable[[np.random.Generator], Comparisons]]] = {
@@ -64,7 +67,13 @@ def test_who_said_nothing_is_owed_nothing() -> None:
 
 
 def test_one_model_for_everybody_has_no_subspace_to_move() -> None:
-    said = catalogue(np.random.default_rng(1), n_users=20, per_user=10).comparisons
-    owed = debt(shared_by(said, 0), said.of_users([3]), n_users=20)
+    said = replace(catalogue(np.random.default_rng(1), n_users=20, per_user=10).comparisons, item_ids=None)
+    model, own = shared_by(said, 0), said.of_users([3])
+    owed = debt(model, own, n_users=20)
     assert owed.subspace_distance == 0.0
-    assert owed.standard_errors > 0.0
+    # Without adapters it is a logistic regression's.
+    D, F = dense_designs(own, model.features)[:, :, 0], model.shared_error[:, 0]
+    p = 1 / (1 + np.exp(-D @ model.Theta_0[:, 0]))
+    pull, leverage = F.T @ D.T @ (own.label - p), np.linalg.eigvalsh(F.T @ (D.T * p * (1 - p)) @ D @ F)[-1]
+    assert 0.1 < leverage < 0.8
+    assert owed.standard_errors == pytest.approx(SAFETY / (1 - leverage) * np.linalg.norm(pull), rel=0.02)

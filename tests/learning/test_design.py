@@ -42,6 +42,20 @@ def test_users_have_as_many_comparisons_as_they_made() -> None:
     assert design_of(c, feature_map_of(c)).counts().tolist() == [2, 0, 3, 1, 0]
 
 
+@pytest.mark.parametrize("comparisons", worlds(), ids=["catalogue", "contexts", "tabular"])
+def test_every_other_user_is_a_design_of_these_users(comparisons: Comparisons) -> None:
+    rng = np.random.default_rng(8)
+    c = comparisons.subset((comparisons.user != 1) & (rng.random(len(comparisons)) < 0.7))
+    c = replace(c, label=rng.random(len(c)), weight=1 + rng.random(len(c)))
+    features, users = feature_map_of(c), np.arange(0, c.n_users, 2)
+    found, expected = design_of(c, features).thinned(2), design_of(c.of_users(users), features)
+    Theta = rng.standard_normal((features.d1, features.d2))
+    np.testing.assert_allclose(found.scores(Theta), expected.scores(Theta))
+    for name in ("user", "label", "weight", "pointers"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    np.testing.assert_array_equal(c.label[found.order], found.label)
+
+
 def test_buckets_hold_every_comparison_once() -> None:
     rng = np.random.default_rng(5)
     user = np.repeat(np.arange(6), [1, 1000, 3, 0, 4, 40])
@@ -105,4 +119,17 @@ def test_tabular_features_stay_exactly_as_they_are() -> None:
 def test_a_constant_feature_is_centred_and_not_blown_up() -> None:
     X = np.column_stack([np.full(4, 3.0), np.arange(4.0)])
     c = Comparisons.from_pairs(X, [0, 1], [2, 3], user=[0, 0])
-    np.testing.assert_array_equal(feature_map_of(c).items(c.items)[:, 0], np.zeros(4))
+    features = feature_map_of(c)
+    np.testing.assert_array_equal(features.items(c.items)[:, 0], np.zeros(4))
+    np.testing.assert_array_equal(features.items(c.items + 1.0)[:, 0], np.ones(4))
+    assert not features.has_contexts
+
+
+def test_contexts_are_principal_columns_of_which_the_first_has_unit_spread() -> None:
+    c = in_contexts(np.random.default_rng(8), n_users=4, per_user=20)
+    columns = feature_map_of(c).columns(c.Y[np.unique(c.cols)])
+    np.testing.assert_array_equal(columns[:, 0], np.ones(len(columns)))
+    covariance = np.cov(columns[:, 1:].T, bias=True)
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-12)
+    assert covariance[0, 0] == pytest.approx(1.0)
+    assert (np.diff(np.diag(covariance)) <= 0).all()

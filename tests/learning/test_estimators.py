@@ -1,5 +1,6 @@
 """Both estimators: monotone, and in agreement with slow references."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.learning import NO_IDENTITY, Comparisons, fit
+from app.learning import NO_IDENTITY, Comparisons, fit, kernels
 from app.learning.adapters import (
     expected_curvature,
     expected_probability,
@@ -32,7 +33,7 @@ from app.learning.fitting import Estimator
 from app.learning.grams import grams_of
 from app.learning.mle import Start, maximise_likelihood
 from app.learning.mle import starting_point as mle_starting_point
-from app.learning.parameters import Shared
+from app.learning.parameters import Ending, Shared
 from app.learning.spectral import spectral_start
 from tests.support.learning_references import (
     Real,
@@ -191,6 +192,25 @@ def test_the_bound_never_falls_with_items_own_effects(comparisons: Comparisons, 
 
 
 @pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
+def test_parts_of_the_users_add_up_to_all(comparisons: Comparisons, monkeypatch: pytest.MonkeyPatch) -> None:
+    c, ids = with_repeated_items(comparisons, 2)
+    design, shared = prepared(c, 2, ids)
+    begun = evidence_pass(design, shared).shared
+    whole = evidence_pass(design, begun)
+    monkeypatch.setattr(kernels, "SMALL", design.n)
+    parts = kernels.over_users(design.pointers, lambda first, last: (first, last), room=4 * design.n)
+    assert len(parts) == kernels.CHUNKS
+    assert [first for first, _ in parts] == [0, *(last for _, last in parts[:-1])]
+    assert parts[-1][1] == design.n_users
+    assert len(kernels.over_users(design.pointers, lambda first, last: (first, last), room=5 * design.n)) == 1
+    monkeypatch.setattr(kernels, "ROOM", 1000)
+    added = evidence_pass(design, begun)
+    assert added.bound == pytest.approx(whole.bound, abs=1e-9)
+    np.testing.assert_allclose(added.shared.B, whole.shared.B, atol=1e-7)
+    np.testing.assert_allclose(added.shared.items.covariance, whole.shared.items.covariance, atol=1e-9)
+
+
+@pytest.mark.parametrize("comparisons", SMALL, ids=KINDS)
 def test_items_own_effects_are_their_indicators_among_the_features(comparisons: Comparisons) -> None:
     """The E step with certain loadings is that of a table with one more feature an item."""
     c, ids = with_repeated_items(comparisons, 8, unnamed=2)
@@ -253,9 +273,12 @@ def test_every_start_finds_the_subspace(start: Start) -> None:
     assert abs(float(model.raw_subspace()[:, 0] @ world.B[:, 0])) > 0.97
 
 
-def test_a_pass_limit_is_reported_as_not_converged() -> None:
+@pytest.mark.parametrize("maximise", [maximise_evidence, maximise_likelihood])
+def test_a_pass_limit_is_reported_as_not_converged(maximise: Callable[..., tuple[Shared, Ending]]) -> None:
     design, shared = prepared(SMALL[0], 2)
-    _, ending = maximise_evidence(design, shared, max_passes=3, tolerance=0.0)
+    seen: list[int] = []
+    _, ending = maximise(design, shared, max_passes=3, tolerance=0.0, report=lambda passes, _: seen.append(passes))
+    assert seen == [1, 2, 3]
     assert not ending.converged
     assert ending.passes == 3
     assert ending.reason == "the pass limit was reached"

@@ -1,8 +1,10 @@
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from app.learning import (
     Adapter,
@@ -13,14 +15,18 @@ from app.learning import (
     Model,
     evaluate_predictions,
     fit,
+    fitting,
     fold_in,
     fold_in_users,
     principal_angle_distance,
 )
 from app.learning.adapters import expected_probability
+from app.learning.arrays import Real, Table
+from app.learning.design import design_of
+from app.learning.features import feature_map_of
 from app.learning.fitting import Estimator
 from app.learning.items import no_items
-from app.learning.model import covariance_root
+from app.learning.model import compressed, covariance_root
 from app.learning.selection import split_once
 from tests.support.learning_worlds import catalogue, in_contexts, tabular
 
@@ -172,7 +178,8 @@ def test_tabular_rewards_are_learnt_from_trajectories() -> None:
 
 
 def test_the_reward_table_is_the_rewards_of_indicators() -> None:
-    fitted = fit(tabular(np.random.default_rng(50), n_users=20, per_user=15).comparisons, rank=2)
+    c = tabular(np.random.default_rng(50), n_users=20, per_user=15).comparisons
+    fitted = fit(c, rank=2, dependence=0.0, calibrate=False)
     adapter = fitted.adapter(4)
     table = fitted.reward_table(adapter)
     assert table.mean.shape == (16,)
@@ -180,6 +187,28 @@ def test_the_reward_table_is_the_rewards_of_indicators() -> None:
         column = fitted.rewards(adapter, np.eye(8), np.eye(2)[action])
         np.testing.assert_allclose(column.mean, table.mean[action::2], atol=1e-12)
         np.testing.assert_allclose(column.stderr, table.stderr[action::2], atol=1e-10)
+
+
+@pytest.mark.parametrize("table", [np.asarray, csr_array])
+def test_tables_of_states_and_actions_carry_rewards_and_each_entrys_error(table: Callable[[Real], Table]) -> None:
+    rng = np.random.default_rng(50)
+    c = tabular(rng, n_users=6, per_user=8).comparisons
+    fitted = fit(c, rank=1, dependence=0.0, calibrate=False, max_passes=3)
+    entries, states, actions = rng.random((8, 3)), rng.standard_normal((5, 8)), rng.standard_normal((3, 2))
+    adapter = fitted.adapter(4)
+    found = replace(fitted, entry_errors=entries).reward_table(adapter, table(states), actions)
+    mean = states @ (fitted.Theta_0 + fitted.B @ adapter.mean) @ actions.T
+    own = states**2 @ (entries[:, :2] + entries[:, 2:] @ adapter.mean**2) @ (actions**2).T
+    np.testing.assert_allclose(found.mean, mean.ravel())
+    np.testing.assert_allclose(found.own, own.ravel())
+
+
+def test_a_factor_has_no_more_columns_than_rows_and_keeps_its_covariance() -> None:
+    for shape in ((2, 5), (5, 2)):
+        factor = np.random.default_rng(65).standard_normal(shape)
+        short = compressed(factor)
+        assert short.shape == (shape[0], 2)
+        np.testing.assert_allclose(short @ short.T, factor @ factor.T)
 
 
 def test_predictions_agree_with_rewards_where_items_have_something_of_their_own() -> None:
@@ -230,6 +259,19 @@ def test_arrays_bring_back_the_same_model_without_its_users() -> None:
     np.testing.assert_array_equal(mine.factor, theirs.factor)
 
 
+def test_who_said_nothing_is_predicted_by_a_stored_model_as_by_the_fit() -> None:
+    c = catalogue(np.random.default_rng(51), n_users=12, per_user=15, n_items=10).comparisons
+    fitted = fit(replace(c, item_ids=np.arange(10)), rank=1, dependence=0.0, calibrate=False)
+    again = Model.from_arrays(fitted.to_arrays())
+    # Items 8 and 9 are not in the fit.
+    asked = replace(c, item_ids=np.arange(10) + 2).of_users([0])
+    for one in (fitted, again):
+        assert one.everybody is not None
+        np.testing.assert_array_equal(one.everybody.T, np.zeros((0, 0)))
+    mine, theirs = (one.predict(asked, [one.population()]) for one in (fitted, again))
+    np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_model_of_before_items_had_effects_of_their_own_is_read() -> None:
     c = catalogue(np.random.default_rng(63), n_users=20, per_user=15).comparisons
     fitted = fit(replace(c, item_ids=None), rank=2, calibrate=False)
@@ -251,6 +293,29 @@ def test_a_warm_start_keeps_the_gauge_and_saves_passes() -> None:
     assert (np.diagonal(after.B.T @ before.B) > 0.9).all()
     assert after.passes < fresh.passes
     assert principal_angle_distance(after.raw_subspace(), fresh.raw_subspace()) < 0.02
+
+
+def test_a_model_of_another_rank_is_compared_with_and_does_not_set_the_rank(model: Model) -> None:
+    c = replace(catalogue(np.random.default_rng(41), n_users=41, per_user=15).comparisons, item_ids=None)
+    c = c.subset(c.user != 7)
+    other = fit(c, rank=1, dependence=0.0, warm_start=model, calibrate=False, max_passes=5)
+    assert other.features is model.features
+    assert other.B.shape == (6, 1)
+    assert other.diagnostics is not None
+    assert other.diagnostics.n_users == 40
+    assert other.diagnostics.distance_to_previous is not None
+
+
+@pytest.mark.parametrize(
+    ("n_users", "per_user", "expected"), [(300, 1, [16, 4, 1]), (20, 40, [4, 1]), (3, 300, [1]), (11, 2, [1])]
+)
+def test_a_large_fit_begins_on_a_few_of_its_users(
+    n_users: int, per_user: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "COARSE_COMPARISONS", 10)
+    monkeypatch.setattr(fitting, "COARSE_USERS", 3)
+    c = catalogue(np.random.default_rng(64), n_users=n_users, per_user=per_user).comparisons
+    assert fitting.coarse_strides(design_of(c, feature_map_of(c))) == expected
 
 
 def test_little_new_feedback_keeps_what_was_chosen_and_much_chooses_anew() -> None:
@@ -332,8 +397,12 @@ def test_what_cannot_be_fitted_is_refused(model: Model) -> None:
         fold_in(model, c)
     with pytest.raises(FeatureShapeError, match=r"items must have 6 features each; found shape \(2, 5\)"):
         model.rewards(model.population(), np.zeros((2, 5)))
-    with pytest.raises(IndexError, match="user 40 is not in the fit, which had 40 users"):
-        model.adapter(40)
+    with pytest.raises(ValueError, match=r"dependence: 1.5 lies outside 0 to 1"):
+        fit(c, rank=1, dependence=1.5)
+    assert fit(c, rank=1, dependence=1.0, calibrate=False, max_passes=1).dependence == 1.0
+    for user in (-1, 40, 41):
+        with pytest.raises(IndexError, match=f"user {user} is not in the fit, which had 40 users"):
+            model.adapter(user)
     with pytest.raises(InvalidComparisonsError, match="user 3 has no adapter; there are 1"):
         model.predict(c, [model.population()])
 

@@ -91,6 +91,8 @@ def test_a_large_catalogue_is_sampled(model: Model) -> None:
     items = np.random.default_rng(93).standard_normal((2000, 6))
     pairs = most_informative_pairs(model, model.population(), items, 3, rng=np.random.default_rng(1), pool=500)
     assert len({(p.first, p.second) for p in pairs}) == 3
+    some = most_informative_pairs(model, model.population(), ITEMS[:40], 400, rng=np.random.default_rng(1), pool=500)
+    assert {i for p in some for i in (p.first, p.second)} == set(range(40))
 
 
 def test_nothing_left_to_ask_is_an_empty_batch(model: Model) -> None:

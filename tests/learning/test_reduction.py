@@ -1,5 +1,7 @@
 """Fewer items than features: the fit in the items' span is the fit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,17 @@ def test_a_refit_starts_from_the_model_and_is_soon_there() -> None:
     assert warm.diagnostics is not None
     assert warm.diagnostics.distance_to_previous is not None
     assert warm.diagnostics.distance_to_previous < 0.05
+
+
+def test_a_model_whose_features_no_longer_fit_is_no_start() -> None:
+    said = wide()
+    cold = fit(said, rank=2, dependence=0.0, calibrate=False)
+    wider = replace(said, X=10.0 * said.items)
+    after, fresh = (
+        fit(wider, rank=2, dependence=0.0, calibrate=False, max_passes=2, warm_start=warm) for warm in (cold, None)
+    )
+    assert after.features is not cold.features
+    np.testing.assert_array_equal(after.Theta_0, fresh.Theta_0)
 
 
 def test_items_outside_the_span_of_the_old_ones_begin_anew_without_a_fault() -> None:

@@ -80,7 +80,7 @@ def test_spectra_are_summarised_without_the_matrices(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(told.diagonal, np.diagonal(exact.matrices, axis1=1, axis2=2))
     inverses = np.linalg.inv(exact.matrices + ridge[:, None, None] * np.eye(400))
     variances = np.diagonal(inverses, axis1=1, axis2=2).T
-    found = 1.0 / (told.information(ridge) + ridge)
+    found = entry_variances(told, ridge, np.zeros(0))
     np.testing.assert_allclose(found.sum(axis=0), variances.sum(axis=0), rtol=0.1)
     assert np.corrcoef(found[:, 0], variances[:, 0])[0, 1] > 0.9
 
@@ -92,6 +92,9 @@ def test_users_differ_along_the_same_directions(monkeypatch: pytest.MonkeyPatch)
     wide = WideStatistic.of(sparse, residual, w)
     U = _between(dense, residual, dense.user, _own(dense, residual)) / np.outer(wide.root, wide.root)
     v = rng.normal(size=30)
+    D: Real = dense.dense(np.arange(dense.n))
+    information = np.einsum("nab,n->a", D**2, w)
+    np.testing.assert_allclose(wide.root**2, information, atol=1e-3 * information.mean())
     np.testing.assert_allclose(wide.between(sparse.user).matvec(v), U @ v)
     np.testing.assert_allclose(wide.leading(sparse.user, 2, rng)[0], np.linalg.eigvalsh(U)[:-3:-1], rtol=0.05)
     B = np.linalg.qr(rng.normal(size=(30, 2)))[0]
