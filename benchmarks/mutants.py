@@ -120,11 +120,14 @@ def _drawn(tree: Path, work: Path, options: argparse.Namespace) -> list[Mutant]:
 def _reach(maps: Maps, tree: Path, work: Path, lock: Path | None) -> dict[str, Reach]:
     for suite in (PLAIN, COMPILED):
         missing = maps.missing(suite)
-        if missing:
-            _say(f"which test reaches which line, {suite}: {len(missing)} files")
-            with serving(work):
-                status = forked(partial(measure, tree, maps, suite, lock), log=work / f"{suite}.log", stuck=None)
-            assert status == 0, f"the measurement ended with {status}: see {work}/{suite}.log"
+        if not missing:
+            continue
+        _say(f"which test reaches which line, {suite}: {len(missing)} files")
+        with serving(work):
+            for file in missing:
+                log = work / f"{suite}.log"
+                status = forked(partial(measure, tree, maps, suite, file, lock), log=log, stuck=None)
+                assert status == 0, f"the measurement ended with {status}: see {log}"
     reach = {suite: maps.load(suite) for suite in (PLAIN, COMPILED)}
     reach[COMPILED].add(reach[PLAIN])
     return reach

@@ -59,21 +59,6 @@ class Reach:
                 for line, tests in lines.items():
                     mine[line] = [*mine.get(line, []), *tests]
 
-    def part(self, file: str) -> "Reach":
-        """Of one file of tests."""
-
-        def of_file(tests: Iterable[str]) -> list[str]:
-            return [test for test in tests if test.startswith(f"{file}::")]
-
-        places = {
-            path: {
-                function: {line: mine for line, tests in lines.items() if (mine := of_file(tests))}
-                for function, lines in functions.items()
-            }
-            for path, functions in self.places.items()
-        }
-        return Reach({test: self.seconds[test] for test in of_file(self.seconds)}, places)
-
 
 class Maps:
     """What is known of the tests' reach, in a folder, by file of tests; measured again where that has changed.
@@ -94,10 +79,9 @@ class Maps:
             found.add(Reach(**json.loads(self._kept(suite, file).read_text())))
         return found
 
-    def keep(self, suite: str, files: Iterable[str], reach: Reach) -> None:
-        for file in files:
-            self._kept(suite, file).parent.mkdir(parents=True, exist_ok=True)
-            self._kept(suite, file).write_text(json.dumps(asdict(reach.part(file))))
+    def keep(self, suite: str, file: str, reach: Reach) -> None:
+        self._kept(suite, file).parent.mkdir(parents=True, exist_ok=True)
+        self._kept(suite, file).write_text(json.dumps(asdict(reach)))
 
     def _files(self, suite: str) -> list[str]:
         places = [self._tree / place for place in SUITES[suite]]
@@ -117,11 +101,10 @@ def digest(paths: Iterable[Path]) -> str:
     return total.hexdigest()[:16]
 
 
-def measure(tree: Path, maps: Maps, suite: str, lock: Path | None) -> None:
+def measure(tree: Path, maps: Maps, suite: str, file: str, lock: Path | None) -> None:
     import coverage
     import pytest
 
-    files = maps.missing(suite)
     known = maps.load(PLAIN).seconds if suite == COMPILED else {}
     os.chdir(tree)
     if suite == PLAIN:
@@ -131,19 +114,19 @@ def measure(tree: Path, maps: Maps, suite: str, lock: Path | None) -> None:
     )
     measured.start()
     plugin = _Measuring(measured, SLOWEST_TEST_SECONDS[suite], known, lock)
-    pytest.main([*ARGUMENTS, *files], plugins=[plugin])
+    pytest.main([*ARGUMENTS, file], plugins=[plugin])
     measured.stop()
     data = measured.get_data()
     places: dict[str, dict[str, dict[str, list[str]]]] = {}
-    for file in data.measured_files():
-        text = Text(Path(file))
-        functions = places.setdefault(str(Path(file).relative_to(tree)), {})
-        for line, reached in data.contexts_by_lineno(file).items():
+    for module in data.measured_files():
+        text = Text(Path(module))
+        functions = places.setdefault(str(Path(module).relative_to(tree)), {})
+        for line, reached in data.contexts_by_lineno(module).items():
             if line > len(text.lines):
                 continue  # of what numba makes of a module while it compiles
             tests = functions.setdefault(text.function(line), {}).setdefault(text.lines[line - 1], [])
             tests += [test for test in reached if test in plugin.seconds]
-    maps.keep(suite, files, Reach(plugin.seconds, places))
+    maps.keep(suite, file, Reach(plugin.seconds, places))
 
 
 ARGUMENTS = ["-v", "-n0", "--no-header", "--tb=short", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
