@@ -200,6 +200,7 @@ def test_tables_of_states_and_actions_carry_rewards_and_each_entrys_error(table:
     mean = states @ (fitted.Theta_0 + fitted.B @ adapter.mean) @ actions.T
     own = states**2 @ (entries[:, :2] + entries[:, 2:] @ adapter.mean**2) @ (actions**2).T
     np.testing.assert_allclose(found.mean, mean.ravel())
+    assert found.own is not None
     np.testing.assert_allclose(found.own, own.ravel())
 
 
