@@ -1,5 +1,6 @@
 """`psharelora backup` and `psharelora restore`: everything in one file, and back."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,6 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.cli.database import database_url
+from app.cli.keys import with_database
 from app.cli.output import complain, err, print_json
 from app.settings import Settings
 
@@ -39,18 +41,47 @@ def restore(
     file: Annotated[Path, typer.Argument(help="What `psharelora backup` wrote.", dir_okay=False)],
     *,
     force: Annotated[bool, typer.Option("--force", help="Replace what the database holds.")] = False,
+    erased: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `psharelora audit --json` printed later: who was erased since the backup is erased again.",
+            dir_okay=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an empty database what a backup says, by one transaction; stop serve and worker first."""
+    from app.store import Database, erase_again
     from app.store import restore as restore_backup
 
+    log = [] if erased is None else _erasures(erased)
     total = file.stat().st_size if file.exists() else None
     with database_url(Settings()) as url, _progress("restoring", total) as report:
         manifest = restore_backup(url, file, force=force, report=report)
+
+    async def again(database: Database) -> list[tuple[str, str]]:
+        return await erase_again(database, log)
+
+    gone = with_database(again) if log else []
     if as_json:
-        print_json({"file": str(file), **asdict(manifest)})
-    else:
-        typer.echo(f"restored the backup of {manifest.made_at}: {_words(manifest.rows)}")
+        print_json({"file": str(file), **asdict(manifest), "erased_again": len(gone)})
+        return
+    typer.echo(f"restored the backup of {manifest.made_at}: {_words(manifest.rows)}")
+    if erased is not None:
+        typer.echo(f"erased again: {len(gone):,} users")
+
+
+def _erasures(file: Path) -> list[tuple[int, str]]:
+    """Who was erased, by an audit log in a file."""
+    from app.store import ERASE_USER
+
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        return [(int(one["id"]), str(one["target"])) for one in entries if one["action"] == ERASE_USER]
+    except OSError as error:
+        complain(f"{file} cannot be read: {error.strerror}.")
+    except (ValueError, TypeError, KeyError):
+        complain(f"{file} is not what `psharelora audit --json` prints.")
 
 
 @contextmanager

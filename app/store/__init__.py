@@ -4,7 +4,7 @@ Each public coroutine is one whole transaction on a `Database`.
 """
 
 from app.store.activity import Bucket, feedback_activity, list_users
-from app.store.audit import COMMAND, AuditEntry, actor, list_audit, note_failure
+from app.store.audit import COMMAND, ERASE_USER, AuditEntry, actor, list_audit, note_failure
 from app.store.backup import Manifest, back_up, restore
 from app.store.binary_rows import prepare as prepare_import
 from app.store.current import Current
@@ -19,6 +19,7 @@ from app.store.environments import (
     list_environments,
     put_environment,
 )
+from app.store.erasures import Erasure, erase_again
 from app.store.events import EVENT_LIFETIME, find_event, note_event, record_event
 from app.store.health import (
     EnvironmentAge,
@@ -88,6 +89,7 @@ from app.store.writer import Recorder, Writer
 
 __all__ = [
     "COMMAND",
+    "ERASE_USER",
     "EVENT_LIFETIME",
     "QUEUE",
     "REFIT_TASK",
@@ -102,6 +104,7 @@ __all__ = [
     "EnvironmentState",
     "EnvironmentSummary",
     "Erased",
+    "Erasure",
     "ExportedAdapter",
     "ExportedEvent",
     "Imported",
@@ -136,6 +139,7 @@ __all__ = [
     "due_environments",
     "environment_health",
     "environment_summary",
+    "erase_again",
     "erase_user",
     "erasure_count",
     "export_derived",

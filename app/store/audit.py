@@ -23,6 +23,8 @@ COMMAND = "command-line"
 """The actor of commands that work straight in the database."""
 
 DONE = "done"
+ERASE_USER = "user.erase"
+"""Its target is the user's digest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sqlalchemy import Row, TextClause, delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import NotFoundError, RankedEvent
-from app.store.audit import note
+from app.store.audit import ERASE_USER, note
 from app.store.database import look_up, transaction
 from app.store.encoding import bytes_to_floats, bytes_to_steps, unpack_arrays
 from app.store.environments import environment_key, lock_environment
@@ -222,7 +222,7 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> Erase
     )
     if user_key is None:
         if shown.rowcount:
-            await note(connection, "user.erase", name, user_digest(name, user))
+            await note(connection, ERASE_USER, name, user_digest(name, user))
         return Erased(0, shown.rowcount, 0, None)
     a = adapters.c
     kept = await connection.execute(delete(adapters).where(a.environment_id == environment.id, a.user_key == user_key))
@@ -252,7 +252,7 @@ async def erase_user(connection: AsyncConnection, name: str, user: str) -> Erase
         )
     )
     position = await announce_erasure(connection, environment.id, user, user_key)
-    await note(connection, "user.erase", name, user_digest(name, user))
+    await note(connection, ERASE_USER, name, user_digest(name, user))
     return Erased(len(gone), shown.rowcount, kept.rowcount, position)
 
 

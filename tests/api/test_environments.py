@@ -267,6 +267,18 @@ def without(name: str) -> Json:
             "/reference_policy: expected 2 rows, one a state; found a list of 1.",
         ),
         ({**MDP, "rank": 3}, "/rank", "rank: expected at most 2, the number of states; found 3."),
+        ({**MDP, "horizon": 1_001}, "/horizon", "/horizon: should be less than or equal to 1000; found 1001."),
+        ({**MDP, "states": 10_001}, "/states", "/states: should be less than or equal to 10000; found 10001."),
+        (
+            {**MDP, "states": 10_000, "actions": 10_000},
+            "/horizon",
+            "states x actions x horizon: expected at most 10,000,000; found 200,000,000.",
+        ),
+        (
+            {"kind": "catalog", "item_dim": 4_097},
+            "/item_dim",
+            "/item_dim: should be less than or equal to 4096; found 4097.",
+        ),
         ({**MDP, "confidence": 1}, "/confidence", "/confidence: should be less than 1; found 1."),
         ({"kind": "catalog"}, "/item_dim", "item_dim: is required where there is no encoder, and missing."),
         ({"kind": "catalog", "item_dim": "6"}, "/item_dim", '/item_dim: should be a valid integer; found "6".'),

@@ -1,3 +1,4 @@
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,12 @@ from app.domain import Context, ItemOption, Preference, Recorded, TextOption
 from app.store import (
     Database,
     Erased,
+    actor,
+    erase_again,
     erase_user,
     export_user,
+    list_audit,
+    list_refits,
     load_preferences,
     put_environment,
     record_preferences,
@@ -46,6 +51,21 @@ async def shop(db: Database, environment_name: str) -> str:
     batch = [say("anna", "hers", "home", id="a"), say("anna", "shared", "work"), say("ben", "shared", "work")]
     await record_preferences(db, environment_name, batch)
     return environment_name
+
+
+async def test_what_a_later_log_has_erased_is_erased_again(db: Database, shop: str) -> None:
+    """As after a restore, which undoes an erasure; but who was erased before the backup and came back may stay."""
+    noted = actor.set(("key", None))
+    await erase_user(db, shop, "ben")
+    actor.reset(noted)
+    await record_preferences(db, shop, [say("ben", "back again", "home")])
+    own = [(one.id, one.target or "") for one in await list_audit(db, environments=[shop])]
+    of_anna = sha256(f"{shop}/anna".encode()).hexdigest()
+    assert await erase_again(db, own) == []
+    assert await list_refits(db, shop) == []
+    assert await erase_again(db, [*own, (own[0][0] + 1, of_anna)]) == [(shop, "anna")]
+    assert (await load_preferences(db, shop)).user_ids == ("ben",)
+    assert len(await list_refits(db, shop)) == 1
 
 
 async def test_nothing_is_left_of_an_erased_user(db: Database, shop: str) -> None:

@@ -37,6 +37,8 @@ def test_a_restored_backup_gives_every_answer_as_before(server_url: str, tmp_pat
         before = everything(api, key)
         made = run_command(tmp_path, "backup", str(file), "--json", PSHARELORA_DATABASE_URL=url)
         assert made.returncode == 0, made.stderr
+        api.delete("/v1/environments/shop/users/u3").raise_for_status()
+        later = run_command(tmp_path, "audit", "--json", PSHARELORA_DATABASE_URL=url)
     rows = json.loads(made.stdout)["rows"]
     assert (rows["environments"], rows["preferences"], rows["api_keys"]) == (2, 80, 1)
     assert file.stat().st_mode & 0o077 == 0
@@ -57,6 +59,19 @@ def test_a_restored_backup_gives_every_answer_as_before(server_url: str, tmp_pat
         refused = run_command(tmp_path, "restore", str(file))
         assert refused.returncode == 1
         assert "other connections use the database: stop serve and worker first" in refused.stderr
+    erased_again(file, tmp_path, later.stdout)
+
+
+def erased_again(file: Path, folder: Path, later: str) -> None:
+    """Who was erased after the backup is in it, and not in what is restored by it and the newer log."""
+    log = folder / "audit.json"
+    log.write_text(later)
+    restored = run_command(folder, "restore", str(file), "--force", "--erased", str(log), "--json")
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads(restored.stdout)["erased_again"] == 1
+    log.write_text("[{}]")
+    refused = run_command(folder, "restore", str(file), "--force", "--erased", str(log))
+    assert "is not what `psharelora audit --json` prints" in refused.stderr
 
 
 def fill(api: httpx.Client) -> None:

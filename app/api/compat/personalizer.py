@@ -6,7 +6,8 @@ is the label (1 + r) / 2, and the event as a whole weighs as much as one answer.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from app.api.compat.wire import ForeignBody, readable
 from app.api.conversion import options_and_context, reader_for
 from app.api.environments import example
 from app.api.problems import problems
-from app.api.schemas.base import ID_PATTERN, Answer, Id
+from app.api.schemas.base import ID_PATTERN, MAX_TEXT, Answer, Id
 from app.api.schemas.options import ContextBody, ItemBody, OptionBody, TextBody
 from app.api.schemas.preferences import PreferenceBody
 from app.api.services import Services, UsedServices
@@ -255,13 +256,13 @@ async def _options(services: Services, environment: Environment, actions: Sequen
                 pointer=f"/actions/{index}",
             )
         else:
-            options.append(readable("\n".join(words(action.features)) or action.id))
+            options.append(readable(in_words(action.features) or action.id))
     return options
 
 
 def _context(environment: Environment, features: Sequence[Any] | None) -> TextBody | None:
     has_contexts = isinstance(environment, CatalogEnvironment) and environment.context_dim is not None
-    said = "\n".join(words(features or ())) if has_contexts else ""
+    said = in_words(features) if has_contexts else ""
     return readable(said) if said else None
 
 
@@ -330,29 +331,49 @@ def _preference_id(event_id: str, index: int) -> str:
     return f"event-{hashlib.blake2b(event_id.encode(), digest_size=16).hexdigest()}-{index}"
 
 
-def words(features: Any, path: str = "") -> list[str]:
-    """Features as lines of text, `name: value`, in the order of their names."""
-    match features:
-        case dict():
-            return [line for key in sorted(features, key=str) for line in words(features[key], f"{path} {key}".strip())]
-        case list() | tuple():
-            return [line for one in features for line in words(one, path)]
-        case None:
-            return []
-        case _:
-            return [f"{path}: {features}" if path else str(features)]
+def in_words(features: Any) -> str:
+    """Features as lines of text, `name: value`, in the order of their names; no more of them than encoders read.
+
+    Neither names nor values are ours, so neither how deep they are nested nor how often a long name stands before a
+    value may cost more than a text may be long.
+    """
+    lines, length = list[str](), 0
+    opened: list[Iterator[tuple[str, Any]]] = [iter([("", features)])]
+    while opened and length < MAX_TEXT:
+        found = next(opened[-1], None)
+        if found is None:
+            opened.pop()
+            continue
+        path, value = found
+        match value:
+            case dict():
+                opened.append(_by_name(path, value))
+            case list():
+                opened.append(zip(repeat(path), value))
+            case None:
+                pass
+            case _:
+                lines.append(f"{path}: {value}" if path else str(value))
+                length += len(lines[-1]) + 1
+    return "\n".join(lines)
+
+
+def _by_name(path: str, features: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in sorted(features):
+        yield f"{path} {name}".strip()[:MAX_TEXT], features[name]
 
 
 def _user_in(features: Any) -> str:
     """The first feature that is named like a user's id and is one."""
-    match features:
-        case dict():
-            for key, value in features.items():
+    left = [features]
+    while left:
+        inside = left.pop()
+        if isinstance(inside, dict):
+            for key, value in inside.items():
                 inner = value.get("id", value.get("name")) if isinstance(value, dict) else value
-                if str(key).lower() in _USER_KEYS and isinstance(inner, str) and re.fullmatch(ID_PATTERN, inner):
+                if key.lower() in _USER_KEYS and isinstance(inner, str) and re.fullmatch(ID_PATTERN, inner):
                     return inner
-            return _user_in(list(features.values()))
-        case list():
-            return next((user for one in features if (user := _user_in(one)) != ANONYMOUS), ANONYMOUS)
-        case _:
-            return ANONYMOUS
+            left += reversed(inside.values())
+        elif isinstance(inside, list):
+            left += reversed(inside)
+    return ANONYMOUS

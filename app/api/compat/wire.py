@@ -81,13 +81,14 @@ def readable(text: str) -> TextBody:
 
 def user_in(label: Any, pointer: str) -> str:
     """The user that a data set's label names: an id, or an object (perhaps as a string) with `user`; none is nobody."""
+    while isinstance(label, dict) or (isinstance(label, str) and label.startswith("{")):
+        inside = label if isinstance(label, dict) else _parsed(label)
+        if "user" not in inside:
+            break
+        label, pointer = inside["user"], f"{pointer}/user"
     match label:
         case None | "":
             return NOBODY
-        case {"user": user}:
-            return user_in(user, f"{pointer}/user")
-        case str() if label.startswith("{"):
-            return user_in(_parsed(label, pointer), pointer)
         case str() if re.fullmatch(ID_PATTERN, label):
             return label
         case int() if not isinstance(label, bool):
@@ -98,13 +99,10 @@ def user_in(label: Any, pointer: str) -> str:
             )
 
 
-def _parsed(label: str, pointer: str) -> Any:
+def _parsed(label: str) -> dict[str, Any]:
+    """The object that a string is, or an empty one."""
     try:
         found = json.loads(label)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "user" not in found:
-        raise InvalidInputError(
-            f'{pointer}: expected a user\'s id, or an object with "user"; found {quoted(label)}.', pointer=pointer
-        )
-    return found
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

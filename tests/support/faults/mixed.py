@@ -24,8 +24,8 @@ PAUSE_SECONDS = 0.1
 TRAINEE_ROUNDS = 360
 """Then the trainees say all of it again, and nothing more is stored."""
 
-ERASURE_SECONDS = 10.0
-"""Between erasures: longer than a refit takes here, which begins again when somebody is erased meanwhile."""
+ERASURE_SECONDS = 45.0
+"""Between erasures: longer than a refit takes here beside other work, which begins again when somebody is erased."""
 
 
 class Ranker(Client):
