@@ -40,6 +40,12 @@ def test_who_answers_as_often_as_others_loses_nothing() -> None:
         assert bounded(given) is given
 
 
+def test_fewer_than_eight_people_are_no_crowd_to_be_measured_by() -> None:
+    few, crowd = (with_counts([1000] + [1] * others) for others in (6, 7))
+    assert bounded(few) is few
+    assert totals(bounded(crowd))[0] == pytest.approx(7 / 3)
+
+
 def adversary(rng: np.random.Generator, world: World, n: int, kind: str, *, each: int = 1) -> Comparisons:
     """The world's people, and one more who answers n times, each `each` times over: by chance, or always against what
     most people want.

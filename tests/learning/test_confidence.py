@@ -7,11 +7,11 @@ from scipy.stats import chi2, norm
 
 from app.evaluation import Coverage, catalogue_coverage
 from app.evaluation.truth import draw_catalogue
-from app.learning import Calibration, Comparisons, Model, RewardBelief, fit
+from app.learning import Calibration, Comparisons, Model, RewardBelief, confidence, fit
 from app.learning.adapters import Adapters
 from app.learning.arrays import Real
 from app.learning.btl import fit_global_with_ridge
-from app.learning.confidence import ERROR_REFITS, SPREAD_REFITS, bootstrap, shared_error
+from app.learning.confidence import ERROR_REFITS, SPREAD_REFITS, _shared_variances, bootstrap, shared_error
 from app.learning.design import Design, design_of
 from app.learning.evidence import starting_point
 from app.learning.features import feature_map_of
@@ -76,6 +76,35 @@ def test_what_all_share_is_as_uncertain_as_the_information_about_it_leaves(compa
     )
     np.testing.assert_allclose(np.einsum("ac,abr->cbr", shared.B, F[:, d2:]), 0.0, atol=1e-9)
     np.testing.assert_allclose(moved @ moved.T, covariance, atol=1e-6 * covariance.max())
+
+
+def test_of_very_many_unknowns_rows_and_columns_are_uncertain_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    design, shared, adapters = solved(SMALL[1], 2)
+    d1, d2 = design.d1, design.d2
+    monkeypatch.setattr(confidence, "MAX_UNKNOWNS", d1 * (d2 - 1))
+    F = shared_error(design, shared, adapters, np.zeros(design.n))
+    G, across = design.grams(0.25 * design.weight), null_space(shared.B.T)
+    assert F.shape == (d1, d2 + 2, 2 * (d2 + 2))
+    for b in range(d2):
+        # Two directions of each column are kept, those of which least is known.
+        largest = np.linalg.eigvalsh(np.linalg.inv(G[b] + shared.ridge[b] * np.eye(d1)))[-2:]
+        np.testing.assert_allclose(np.linalg.eigvalsh(F[:, b] @ F[:, b].T)[-2:], largest)
+    for c in range(2):
+        told = across.T @ G.sum(axis=0) @ across * (adapters.means[:, c] ** 2).mean()
+        covariance = across @ np.linalg.inv(told + d1 * np.eye(across.shape[1])) @ across.T
+        found = np.linalg.eigvalsh(F[:, d2 + c] @ F[:, d2 + c].T)
+        np.testing.assert_allclose(found[-2:], np.linalg.eigvalsh(covariance)[-2:])
+
+
+def test_errors_of_scores_are_the_same_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    design, shared, adapters = solved(SMALL[1], 2)
+    error, rows = shared_error(design, shared, adapters, np.zeros(design.n)), np.array([3, 1, 8, 20, 0])
+    W = adapters.means[design.user[rows]]
+    D: Real = design.dense(rows)
+    loaded = np.concatenate([D, np.einsum("nab,ncb->nac", D, W)], axis=2)
+    expected = (np.einsum("nac,acr->nr", loaded, error) ** 2).sum(axis=1)
+    monkeypatch.setattr(confidence, "DENSE_ENTRIES", 2 * design.d1 * (design.d2 + 2))
+    np.testing.assert_allclose(_shared_variances(design, W, (error, None), rows), expected)
 
 
 @pytest.mark.parametrize(("k", "expected"), [(0, ERROR_REFITS), (1, SPREAD_REFITS + ERROR_REFITS)])
