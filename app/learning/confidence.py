@@ -27,10 +27,14 @@ MAX_UNKNOWNS = 1200
 MAX_WORK = 1.5e9
 """Multiplications spent on the information matrix; beyond, evenly spaced users stand for all."""
 CALIBRATION_LEVEL = 0.95
-DENSE_ENTRIES = 4_000_000
+DENSE_ENTRIES = 1_000_000
 """Numbers in the few designs that are formed at a time."""
 CALIBRATION_TARGETS = 4000
 """Simulated rewards that one refit is checked on."""
+TARGET_NUMBERS = 4_000_000
+"""Numbers in the designs of those, all together: fewer are looked at where they are wide."""
+TARGET_NUMBERS = 4_000_000
+"""In the designs of those rewards: of wide ones, fewer are looked at."""
 CALIBRATION_USERS = 1000
 """Simulated users whose ellipsoids one refit is checked on."""
 SPREAD_REFITS, ERROR_REFITS = 4, 3
@@ -270,7 +274,7 @@ def _mean_and_dispersion(values: Real) -> tuple[float, float]:
 
 def _targets(design: Design, rng: np.random.Generator) -> tuple[Int, Int]:
     """Designs, and users drawn apart from them, as often as they have comparisons."""
-    formed = DENSE_ENTRIES // (design.d1 * design.d2) if isinstance(design.X, np.ndarray) else CALIBRATION_TARGETS
+    formed = TARGET_NUMBERS // (design.d1 * design.d2) if isinstance(design.X, np.ndarray) else CALIBRATION_TARGETS
     most = min(design.n, CALIBRATION_TARGETS, max(100, formed))
     rows = rng.choice(design.n, size=most, replace=False)
     return rows, rng.permutation(design.user)[: len(rows)]

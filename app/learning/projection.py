@@ -11,6 +11,7 @@ where F (r, 1 + k) is what the shared error of [Theta_0, B] does along x, v the 
 product of their rows with a vector; it agrees with `Model.rewards`, which forms the factor of the joint covariance.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from app.learning.model import Model, ReferenceItem
 MAX_WORK = 4e10
 """Multiplications spent on the quadratic forms: a second or two. Larger catalogues of wide items do without them."""
 
-BLOCK_NUMBERS = 4_000_000
+BLOCK_NUMBERS = 1_000_000
 """Products of features that are formed at a time."""
 
 
@@ -80,52 +81,53 @@ def project(model: Model, items: Real, reference: ReferenceItem, item_ids: Array
     """Items (M, d1), given raw, of a model whose columns are not contexts (d2 = 1)."""
     if model.features.d2 != 1:
         raise ValueError("items of an environment with contexts are projected in each context.")
-    centred = model.features.items(items) - model.features.items(reference.features[None])
     own, place = model.shared.items, model.places(items, item_ids)
-    offset = centred @ model.Theta_0[:, 0] + own.bias[place] - reference.bias
-    z = centred @ model.B + own.loadings[place] - reference.loadings
-    means = real(np.ascontiguousarray(np.column_stack([offset, z])))
-    (d1, _, r), q = model.shared_error.shape, 1 + model.rank
-    if len(items) * min(d1**2 / 2 * q**2 / 2, d1 * q * r) > MAX_WORK:
-        return Projection(means, None)
-    spreads = _shared_forms(model.shared_error, centred)
-    rows, columns = np.triu_indices(model.rank)
-    loadings = own.covariance[place][:, rows, columns]
-    spreads[:, 0] += own.bias_variance[place]
-    spreads[:, q:] += loadings
-    return Projection(means, real(np.hstack([spreads, z[:, rows] * z[:, columns] + loadings])))
+    (d1, _, r), k, M = model.shared_error.shape, model.rank, len(items)
+    q, (rows, columns) = 1 + k, np.triu_indices(k)
+    means, spreads, step = np.empty((M, q)), None, max(1, BLOCK_NUMBERS // d1)
+    if M * min(d1**2 / 2 * q**2 / 2, d1 * q * r) <= MAX_WORK:
+        forms, formed = _shared_forms(model.shared_error)
+        spreads, step = np.empty((M, q * (q + 1) // 2 + len(rows))), max(1, BLOCK_NUMBERS // max(formed, d1))
+    origin = model.features.items(reference.features[None])
+    for begin in range(0, M, step):
+        block = slice(begin, min(begin + step, M))
+        at, centred = place[block], model.features.items(items[block]) - origin
+        means[block, 0] = centred @ model.Theta_0[:, 0] + own.bias[at] - reference.bias
+        z = centred @ model.B + own.loadings[at] - reference.loadings
+        means[block, 1:] = z
+        if spreads is None:
+            continue
+        loadings = own.covariance[at][:, rows, columns]
+        Q = forms(centred)
+        Q[:, 0] += own.bias_variance[at]
+        Q[:, q:] += loadings
+        spreads[block] = np.hstack([Q, z[:, rows] * z[:, columns] + loadings])
+    return Projection(real(means), None if spreads is None else real(spreads))
 
 
-def _shared_forms(error: Real, x: Real) -> Real:
-    """(M, q (q + 1) / 2) triangles of F^T F, F = x^T E for the error E (d1, q, r)."""
+def _shared_forms(error: Real) -> tuple[Callable[[Real], Real], int]:
+    """For the error E (d1, q, r): of items x (m, d1), (m, q (q + 1) / 2) triangles of F^T F, F = x^T E.
+
+    And how many numbers are formed for each. Wide items go through F itself: less to do, and no matrix of features by
+    features.
+    """
     d1, q, r = error.shape
     first, second = np.triu_indices(q)
     if d1 * q * r < d1**2 * len(first) / 2:
-        return _forms_by_factor(error, x)
+        flat = error.reshape(d1, q * r)
+
+        def by_factor(x: Real) -> Real:
+            F = (x @ flat).reshape(-1, q, r)
+            return np.asarray((F @ np.swapaxes(F, 1, 2))[:, first, second])
+
+        return by_factor, q * max(q, r)
     rows, columns = np.triu_indices(d1)
     coefficients = np.empty((len(rows), len(first)))
     for pair, (a, b) in enumerate(zip(first, second, strict=True)):
         product = error[:, a] @ error[:, b].T
         coefficients[:, pair] = (product + product.T)[rows, columns]
     coefficients[rows == columns] *= 0.5
-    forms = np.empty((len(x), len(first)))
-    step = max(1, BLOCK_NUMBERS // max(len(rows), 1))
-    for begin in range(0, len(x), step):
-        block = x[begin : begin + step]
-        forms[begin : begin + step] = (block[:, rows] * block[:, columns]) @ coefficients
-    return forms
-
-
-def _forms_by_factor(error: Real, x: Real) -> Real:
-    """The same from F itself: less to do for wide items, and no matrix of features by features."""
-    d1, q, r = error.shape
-    first, second = np.triu_indices(q)
-    forms = np.empty((len(x), len(first)))
-    step = max(1, BLOCK_NUMBERS // max(q * max(q, r), 1))
-    for begin in range(0, len(x), step):
-        F = (x[begin : begin + step] @ error.reshape(d1, q * r)).reshape(-1, q, r)
-        forms[begin : begin + step] = (F @ np.swapaxes(F, 1, 2))[:, first, second]
-    return forms
+    return lambda x: np.asarray((x[:, rows] * x[:, columns]) @ coefficients), len(rows)
 
 
 def _twice(symmetric: Real) -> Real:
