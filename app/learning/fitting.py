@@ -207,7 +207,7 @@ def _reduced(job: _Job, V: Real | None) -> _Job:
         job,
         comparisons=reduced_comparisons(job.comparisons, job.features, V),
         features=features,
-        warm_start=reduced_model(warm, features, V) if known and warm is not None else None,
+        warm_start=reduced_model(warm, features, V) if known and warm is not None else warm if V is None else None,
     )
 
 

@@ -15,6 +15,7 @@ from app.learning.comparisons import Comparisons
 from app.learning.features import WIDE, FeatureMap
 from app.learning.model import Model, no_adapters
 from app.learning.parameters import Shared
+from app.learning.wide import in_few_directions
 
 SMALLEST = 1e-9
 """Singular values below this share of the largest are rounding."""
@@ -64,13 +65,15 @@ def restored_model(model: Model, features: FeatureMap, V: Real | None) -> Model:
 
 
 def _moved(model: Model, features: FeatureMap, onto: Real) -> Model:
-    shared = _shared(model.shared, onto)
+    shared, error = _shared(model.shared, onto), model.shared_error
+    if len(onto) > WIDE:
+        error = in_few_directions(error)
     return replace(
         model,
         features=features,
         shared=shared,
         everybody=None if model.everybody is None else _shared(model.everybody, onto),
-        shared_error=np.einsum("ab,bcr->acr", onto, model.shared_error),
+        shared_error=np.einsum("ab,bcr->acr", onto, error, optimize=True),
         adapters=model.adapters if len(model.adapters) else no_adapters(shared),
     )
 

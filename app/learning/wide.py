@@ -27,6 +27,7 @@ DEPTH = 6
 SPARE_DIRECTIONS = 4
 """Random ones to start from, beside as many as are wanted."""
 ERROR_DIRECTIONS = 64
+"""Random ones that tell what is not known of [Theta_0, B]."""
 GRAM_COMPARISONS = 50_000
 """Comparisons that stand for all in the whitener."""
 BLOCK_NUMBERS = 500_000
@@ -233,6 +234,15 @@ def table_error(grams: KrylovGrams, ridge: Real, B: Real, strength: Real) -> Rea
     parts += [moved - B @ (B.T @ moved) for moved in beside]
     signs = rng.choice([-1.0, 1.0], size=(len(parts), ERROR_DIRECTIONS))
     return np.ascontiguousarray(np.stack(parts, axis=1) * signs)
+
+
+def in_few_directions(error: Real) -> Real:
+    """(d1, q, ERROR_DIRECTIONS) of a covariance with a factor (d1, q, r), which is large where rows are wide."""
+    r = error.shape[2]
+    if r <= ERROR_DIRECTIONS:
+        return error
+    Z = np.random.default_rng(0).standard_normal((r, ERROR_DIRECTIONS))
+    return np.asarray(error @ Z / np.sqrt(ERROR_DIRECTIONS))
 
 
 def leading_eigenvectors(

@@ -5,13 +5,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from app.learning import Comparisons, Model, fit, prepare
+from app.learning import Comparisons, Model, fit, prepare, reduction
 from app.learning import features as feature_maps
 from app.learning.btl import fit_global_with_ridge
 from app.learning.design import Design, design_of
 from app.learning.features import feature_map_of
+from app.learning.fitting import Estimator
 from app.learning.grams import DenseGrams, KrylovGrams, grams_of
 from app.learning.spectral import leftover_energy, rank_by_permutation
+from tests.support.learning_worlds import in_contexts
 from tests.support.preference_worlds import draw_choices, draw_world
 
 
@@ -60,27 +62,60 @@ def test_what_is_left_over_is_told_alike(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_allclose(about, exact, rtol=0.25)
 
 
-def test_a_fit_is_the_same_with_and_without_matrices_of_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    c = choices(users=120, items=100, dim=40, per_user=20)
+@pytest.mark.parametrize(("estimator", "world"), [("evidence", "plain"), ("evidence", "contexts"), ("mle", "plain")])
+def test_a_fit_is_the_same_with_and_without_matrices_of_features(
+    monkeypatch: pytest.MonkeyPatch, estimator: Estimator, world: str
+) -> None:
+    plain = world == "plain"
+    c = (
+        choices(users=120, items=100, dim=40, per_user=20)
+        if plain
+        else in_contexts(np.random.default_rng(1), n_users=120, per_user=20, d1=30)
+    )
 
     def fitted() -> Model:
-        return fit(c, rank=2, dependence=0.0, calibrate=False, tolerance=1e-7)
+        rank, passes = (2, 200) if plain else (1, 40)
+        return fit(
+            c,
+            rank=rank,
+            dependence=0.0,
+            estimator=estimator,
+            calibrate=False,
+            tolerance=1e-7,
+            max_passes=passes,
+        )
 
     dense = fitted()
     monkeypatch.setattr(feature_maps, "WIDE", 20)
     wide = fitted()
-    assert wide.converged
+    assert wide.converged == dense.converged
     assert wide.ending.objective == pytest.approx(dense.ending.objective, rel=1e-4)
     np.testing.assert_allclose(wide.predict(c), dense.predict(c), atol=0.02)
-    one, other = (m.rewards(m.adapter(3), c.items[:30]).stderr for m in (dense, wide))
+    if plain:
+        one, other = (m.rewards(m.adapter(3), c.items[:30]).stderr for m in (dense, wide))
+        np.testing.assert_allclose(other, one, rtol=0.3)
+
+
+def test_errors_of_few_items_with_many_features_are_told_by_few_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    c = choices(users=60, items=60, dim=200, per_user=20)
+
+    def fitted() -> Model:
+        return fit(c, rank=2, dependence=0.0, calibrate=False, max_passes=3)
+
+    exact = fitted()
+    monkeypatch.setattr(reduction, "WIDE", 100)
+    about = fitted()
+    assert about.shared_error.size < 0.5 * exact.shared_error.size
+    one, other = (m.rewards(m.adapter(3), c.items).stderr for m in (exact, about))
     np.testing.assert_allclose(other, one, rtol=0.3)
+    assert np.sqrt((other**2).mean()) == pytest.approx(np.sqrt((one**2).mean()), rel=0.05)
 
 
 def test_a_fit_of_many_features_takes_no_more_than_three_times_its_table() -> None:
     prepare()
-    c = choices(users=40, items=900, dim=2048, per_user=15)
+    c = choices(users=40, items=1200, dim=1024, per_user=15)
     tracemalloc.start()
-    model = fit(c, rank=2, dependence=0.0, calibrate=False, max_passes=3)
+    model = fit(c, rank=2, dependence=0.0, calibrate=False, max_passes=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.isfinite(model.predict(c)).all()
