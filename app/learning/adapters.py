@@ -30,8 +30,6 @@ ADAPTER_TOLERANCE = 1e-6
 """In log-odds, a hundred thousandth of what is left unknown about a user."""
 STARTING_VARIANCE = 1.0
 """Of a score, where none is known."""
-SMALL_MEAN = 1e-3
-"""Below it, in log-odds, a ratio's limit stands for the ratio."""
 MAX_ITERATIONS = 1000
 """More passes than any well-posed user needs; a user who needs more is reported as not converged."""
 
@@ -111,6 +109,10 @@ class Solution:
     """(n,)"""
     score_variance: Real
     """(n,)"""
+    mean_weight: Real
+    """(n,) a_j (E[sigmoid(eta_j)] - 1/2) / E[eta_j], of the quadratic in the mean that touches the expected loss."""
+    variance_weight: Real
+    """(n,) a_j E[sigmoid'(eta_j)]"""
     converged: NDArray[np.bool_]
     iterations: Int
     likelihood: Real
@@ -141,18 +143,6 @@ def expected_curvature(mean: Real, variance: Real) -> Real:
     return np.asarray(sum(p / s * np.exp(-0.5 * (mean / s) ** 2) for p, s in spreads) / np.sqrt(2 * np.pi))
 
 
-def score_weights(mean: Real, variance: Real) -> tuple[Real, Real]:
-    """Of the scores' means and of their variances.
-
-    (E[sigmoid(eta)] - 1/2) / mean, of the quadratic in the mean that touches the expected loss at +-mean, and
-    E[sigmoid'(eta)].
-    """
-    small = np.abs(mean) < SMALL_MEAN
-    slope = expected_curvature(mean, variance)
-    bound = (expected_probability(mean, variance) - 0.5) / np.where(small, 1.0, mean)
-    return np.where(small, slope, np.maximum(bound, slope)), slope
-
-
 def posterior(
     design: Design,
     shared: Shared,
@@ -177,6 +167,8 @@ def posterior(
         covariances=np.zeros((N, p, p)),
         score_mean=np.zeros(design.n),
         score_variance=np.zeros(design.n),
+        mean_weight=np.zeros(design.n),
+        variance_weight=np.zeros(design.n),
         converged=np.ones(N, dtype=np.bool_),
         iterations=np.zeros(N, dtype=np.int64),
         likelihood=np.zeros(N),
@@ -193,8 +185,8 @@ def posterior(
         kernels.e_step(
             first, last, order, design.pointers, *design.terms, P, given.own, design.Y, given.C, places,
             given.mean, given.variance, kappa, design.weight, T, precision, iterations, tolerance, used,
-            out.means, out.covariances, out.score_mean, out.score_variance, out.likelihood, out.log_volume,
-            out.iterations, out.converged,
+            out.means, out.covariances, out.score_mean, out.score_variance, out.mean_weight, out.variance_weight,
+            out.likelihood, out.log_volume, out.iterations, out.converged,
         )  # fmt: skip
 
     kernels.over_lanes(order, design.pointers, work)

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.learning import kernels
-from app.learning.adapters import Moments, Solution, posterior, rounded_up, score_weights
+from app.learning.adapters import Moments, Solution, posterior, rounded_up
 from app.learning.arrays import Int, Real, on_lines, product, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
@@ -63,8 +63,7 @@ DIRECTION_VARIANCE = 2.0
 SIZE_COMPARISONS = 200
 """Comparisons that tell how large designs are."""
 STRETCH = 1.5
-"""Of the M step, to the minimum of a quadratic above the loss: below 2, none raises it. Where items have effects, whose
-priors are learnt meanwhile, it delays the end."""
+"""Of the M step, to the minimum of a quadratic above the loss: below 2, none raises it."""
 CAUTION = 1.0 / 3.0
 """Share of Newton's step that the priors of items' effects take in a pass."""
 LARGEST_STEP = 2.0
@@ -218,43 +217,72 @@ def evidence_pass(
     steps.
     """
     solution = posterior(design, shared, start=scores, iterations=tightenings)
-    bound = evidence_bound(shared, solution, stiffness)
+    crowd = _Crowd.of(solution, shared.T)
+    bound = _bound(shared, solution, crowd, stiffness)
     scores = solution.score_mean, solution.score_variance
-    w, v = (design.weight * one for one in score_weights(*scores))
+    w, v = solution.mean_weight, solution.variance_weight
     if grams is None:
         grams = grams_of(design, w, at_most=GRAM_COMPARISONS)
-    expanded, means = _absorb(design, shared, solution, stiffness)
+    expanded, means = _absorb(design, shared, solution, crowd, stiffness)
     if learn_priors:
-        expanded = hastened(shared, expanded, solution.covariances[design.counts() > 0])
+        expanded = hastened(shared, expanded, crowd.covariance / crowd.size)
     solution = replace(solution, means=means)
     # The prior's step takes the posteriors of the pass before, which belong to the prior as it is.
     ready = with_item_priors(expanded) if learn_priors and expanded.items.bias_variance[0] > 0 else expanded
     ready = with_item_posteriors(ready, *row_information(design, solution, v, shared.k))
-    stretch = 1.0 if len(ready.items) else STRETCH
-    moved = weighted_least_squares(design, ready, solution, w, v, grams, stiffness=stiffness, stretch=stretch)
+    moved = weighted_least_squares(design, ready, solution, w, v, grams, stiffness=stiffness, stretch=STRETCH)
     if learn_priors:
         moved = with_ridge(moved, grams)
     return Pass(_balanced(moved), scores, bound, grams)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Crowd:
+    """Sums over the users with comparisons."""
+
+    size: int
+    total: Real
+    """(p,) of the adapters' means."""
+    second: Real
+    """(p, p) of the means' squares."""
+    covariance: Real
+    """(p, p) of the covariances."""
+    log_volume: float
+
+    @classmethod
+    def of(cls, solution: Solution, T: Real) -> "_Crowd":
+        means, p = solution.means, len(T)
+        heard = np.isfinite(solution.log_volume)
+        others = len(heard) - int(heard.sum())
+        # All others have the mean 0 and the covariance T.
+        total = np.ones(len(means)) @ solution.covariances.reshape(len(means), p * p)
+        return cls(
+            len(heard) - others,
+            means.sum(axis=0),
+            means.T @ means,
+            total.reshape(p, p) - others * T,
+            float(solution.log_volume[heard].sum()),
+        )
+
+
 def evidence_bound(shared: Shared, solution: Solution, stiffness: float = 0.0) -> float:
     """The bound in nats at these posteriors."""
+    return _bound(shared, solution, _Crowd.of(solution, shared.T), stiffness)
+
+
+def _bound(shared: Shared, solution: Solution, crowd: _Crowd, stiffness: float) -> float:
     prior = 0.5 * float((shared.ridge * shared.Theta_0**2).sum())
     prior += 0.5 * stiffness * float(np.vdot(shared.B.T @ shared.B, row_spread(shared.T, shared.k, shared.d2)))
-    return float(solution.likelihood.sum()) - prior - _divergence(shared.T, solution) - items_divergence(shared.items)
+    return float(solution.likelihood.sum()) - prior - _divergence(shared.T, crowd) - items_divergence(shared.items)
 
 
-def _divergence(T: Real, solution: Solution) -> float:
-    """The sum over users of KL(N(m_i, V_i) || N(0, T)); users without comparisons have the prior."""
-    p = T.shape[0]
-    heard = np.isfinite(solution.log_volume)
-    N = int(heard.sum())
+def _divergence(T: Real, crowd: _Crowd) -> float:
+    """The sum over users of KL(N(m_i, V_i) || N(0, T))."""
+    p, N = len(T), crowd.size
     if p == 0 or N == 0:
         return 0.0
-    means, covariances = solution.means[heard], solution.covariances[heard]
-    second = means.T @ means + covariances.sum(axis=0)
-    volumes = float(solution.log_volume[heard].sum())
-    return 0.5 * float(np.vdot(np.linalg.inv(T), second) - p * N - volumes + N * np.linalg.slogdet(T)[1])
+    spread = float(np.vdot(np.linalg.inv(T), crowd.second + crowd.covariance))
+    return 0.5 * (spread - p * N - crowd.log_volume + N * float(np.linalg.slogdet(T)[1]))
 
 
 def items_divergence(items: Items) -> float:
@@ -275,24 +303,25 @@ def items_divergence(items: Items) -> float:
     return 0.5 * total
 
 
-def _absorb(design: Design, shared: Shared, solution: Solution, stiffness: float) -> tuple[Shared, Real]:
+def _absorb(
+    design: Design, shared: Shared, solution: Solution, crowd: _Crowd, stiffness: float
+) -> tuple[Shared, Real]:
     """Move the adapters' common mean into Theta_0 and the biases, and their spread into T; the centred means too."""
     if shared.k == 0:
         return shared, solution.means
-    k, d2, items = shared.k, shared.d2, shared.items
-    heard = design.counts() > 0
-    N = int(heard.sum())
+    k, d2, items, N = shared.k, shared.d2, shared.items, crowd.size
     precision = np.linalg.inv(shared.T)
     pull = np.kron(shared.B.T @ shared.B, np.diag(shared.ridge))
-    target = N * precision @ solution.means[heard].mean(axis=0) - (shared.B.T @ (shared.Theta_0 * shared.ridge)).ravel()
+    target = precision @ crowd.total - (shared.B.T @ (shared.Theta_0 * shared.ridge)).ravel()
     if len(items):
         constant = np.eye(1, d2)[0]
         pull += np.kron(items.loadings.T @ items.loadings / items.bias_prior, np.diag(constant))
         target -= np.kron(items.loadings.T @ items.bias / items.bias_prior, constant)
     common = np.linalg.solve(N * precision + pull, target)
     means = solution.means - common
-    means[~heard] = 0.0
-    second_moment = (means[heard].T @ means[heard] + solution.covariances[heard].sum(axis=0)) / N
+    means[design.counts() == 0] = 0.0
+    moved = np.outer(common, crowd.total / N)
+    second_moment = (crowd.second + crowd.covariance) / N - moved - moved.T + np.outer(common, common)
     T = separable_covariance(second_moment, shared.T, k, d2, stiffness / N * shared.B.T @ shared.B)
     A = common.reshape(k, d2)
     items = replace(items, bias=items.bias + items.loadings @ A[:, 0])
@@ -329,8 +358,10 @@ def _penalised(M: Real, pull: Real) -> Real:
     return floored(root @ shrunk @ root)
 
 
-def hastened(before: Shared, after: Shared, covariances: Real) -> Shared:
+def hastened(before: Shared, after: Shared, covariance: Real) -> Shared:
     """The adapters' prior moved further: EM's step of T is the shorter, the less is known about each user.
+
+    `covariance` (p, p) is the average of their posteriors.
 
     With G the share of an adapter's variance that comparisons determine, whitened by T, EM's step of T's logarithm is
     about G (.) G of Newton's.
@@ -338,7 +369,7 @@ def hastened(before: Shared, after: Shared, covariances: Real) -> Shared:
     k, d2 = before.k, before.d2
     if not k:
         return after
-    old, new, unknown = (row_spread(matrix, k, d2) for matrix in (before.T, after.T, covariances.mean(axis=0)))
+    old, new, unknown = (row_spread(matrix, k, d2) for matrix in (before.T, after.T, covariance))
     root = _power(floored(old), 0.5)
     back = np.linalg.inv(root)
     known = np.linalg.inv(floored(np.eye(k) - symmetric(back @ unknown @ back), SMALLEST_KNOWN))

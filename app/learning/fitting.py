@@ -52,7 +52,7 @@ COARSE_COMPARISONS = 60_000
 COARSE_USERS = 500
 """Fewest users to begin on."""
 COARSE_GROWTH = 4
-COARSE_TOLERANCE = 1e-3
+COARSE_TOLERANCE = 2e-4
 START_TOLERANCE = 1e-4
 """Of the global fit that a start is taken from."""
 GLOBAL_TOLERANCE = 1e-7

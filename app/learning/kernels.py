@@ -457,8 +457,8 @@ def inverses(first, last, matrices, V, log):
 @njit(nogil=True, cache=True, fastmath=FAST)
 def e_step(
     first, last, order, pointers, indptr, rows, cols, signs, P, own, Y, C, places, offset, offset_variance, kappa,
-    weight, T, precision, iterations, tolerance, used, means, covariances, score_mean, score_variance, likelihood,
-    log_volume, steps, done,
+    weight, T, precision, iterations, tolerance, used, means, covariances, score_mean, score_variance, mean_weight,
+    variance_weight, likelihood, log_volume, steps, done,
 ):  # fmt: skip
     """The posterior of every user's adapter, `iterations` times or until no mean moves by more than `tolerance`.
 
@@ -539,10 +539,24 @@ def e_step(
                     moments(flat, ravelled(o), ravelled(vo), ravelled(w), ravelled(e))
                 if ending:
                     expectations(flat, ravelled(w), ravelled(e), power, scale, *scratch)
+                    bend(
+                        flat,
+                        ravelled(w),
+                        ravelled(low),
+                        ravelled(slope),
+                        ravelled(o),
+                        ravelled(weights),
+                        ravelled(kappas),
+                        ravelled(variance),
+                        ravelled(more),
+                        ravelled(pull),
+                    )
                     for lane in range(len(users)):
                         for i in range(min(size, counts[lane] - start)):
                             j = pointers[users[lane]] + start + i
                             score_mean[j], score_variance[j] = w[i, lane], e[i, lane]
+                            mean_weight[j] = variance[i, lane] + more[i, lane]
+                            variance_weight[j] = variance[i, lane]
                             missed = 0.5 * abs(w[i, lane]) + loss[i, lane]
                             likelihood[users[lane]] += kappa[j] * w[i, lane] - weight[j] * missed
                     continue

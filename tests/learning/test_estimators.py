@@ -14,7 +14,6 @@ from app.learning.adapters import (
     expected_probability,
     penalised_maximum,
     posterior,
-    score_weights,
 )
 from app.learning.btl import fit_global, fit_global_with_ridge
 from app.learning.design import Design, design_of
@@ -112,6 +111,11 @@ def test_the_e_step_and_the_bound_agree_with_the_reference(comparisons: Comparis
         np.testing.assert_allclose(found.means[user], m, atol=1e-6)
         np.testing.assert_allclose(found.covariances[user], V, atol=1e-6)
         total += share
+    mean, variance = found.score_mean, found.score_variance
+    residual = design.weight * (expected_probability(mean, variance) - 0.5)
+    np.testing.assert_allclose(found.mean_weight * mean, residual, rtol=2e-2, atol=1e-5)
+    slope = design.weight * expected_curvature(mean, variance)
+    np.testing.assert_allclose(found.variance_weight, slope, atol=1e-6)
     prior = 0.5 * (shared.ridge * shared.Theta_0**2).sum()
     prior += 0.5 * 3.0 * np.trace(shared.B @ row_spread(shared.T, 2, shared.d2) @ shared.B.T)
     assert evidence_bound(shared, found, 3.0) == pytest.approx(total - prior, abs=1e-6)
@@ -134,8 +138,7 @@ def test_the_m_step_solves_its_normal_equations(comparisons: Comparisons) -> Non
     design, shared = prepared(comparisons, 2)
     solution = posterior(design, shared, iterations=1)
     D, (n, k, d2) = design.dense(np.arange(design.n)), (design.n, 2, design.d2)
-    moments = solution.score_mean, solution.score_variance
-    w, v = (design.weight * one for one in score_weights(*moments))
+    w, v = solution.mean_weight, solution.variance_weight
     found = weighted_least_squares(
         design, shared, solution, w, v, grams_of(design, v), iterations=500, tolerance=1e-10, stiffness=3.0
     )
