@@ -53,7 +53,12 @@ another curvature than that of the score's variance.
 MEAN_RELAXATION = 1.5
 """Of the means of scores between steps, each to the minimum of a quadratic above: below 2, none raises the loss."""
 VARIANCE_DAMPING = 0.4
-"""Least damping of the variances of scores between steps."""
+"""Least damping of the variances of scores between steps, far from the end."""
+NEAR = 0.5
+"""Of a step in log-odds, below which a user's next ones are Newton's: the logistic function's slope changes by less than
+a factor of e^NEAR on the way, so that they contract."""
+PACES = (0.6, 1.7)
+"""Of those steps, relatively; which one is told by how the last two compare (Aitken's relaxation)."""
 
 
 def over_users(pointers: NDArray[np.int64], work: Callable[[int, int], Result], *, room: int = 0) -> list[Result]:
@@ -207,18 +212,20 @@ def moments(n, o, vo, w, e):
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def relax(n, new_mean, new_variance, free, mean, variance):
-    """Move the scores' moments in use towards the new ones, where `free`.
+def relax(n, new_mean, new_variance, pace, far, mean, variance):
+    """Move the scores' moments in use towards the new ones, by `pace`; the variances more carefully, where `far`.
 
     A variance v's weight, about that of a normal density of variance s^2 = v + LOGISTIC_VARIANCES[2] at the mean m,
     changes by (m^2 / s^2 - 1) v / 2 s^2 times as much as v, relatively: where scores are sure, full steps would go to
     and fro ever further.
     """
     for i in range(n):
-        mean[i] += free[i] * MEAN_RELAXATION * (new_mean[i] - mean[i])
+        mean[i] += pace[i] * (new_mean[i] - mean[i])
         spread = 1.0 / (variance[i] + LOGISTIC_VARIANCES[2])
         steep = 0.5 * (mean[i] * mean[i] * spread - 1.0) * variance[i] * spread
-        variance[i] += free[i] / (1.0 + max(steep, VARIANCE_DAMPING)) * (new_variance[i] - variance[i])
+        share = pace[i] / (1.0 + (MEAN_RELAXATION - 1.0) * far[i]) / (1.0 + max(steep, VARIANCE_DAMPING * far[i]))
+        least = 0.5 * min(variance[i], new_variance[i])
+        variance[i] = max(variance[i] + share * (new_variance[i] - variance[i]), least)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -250,18 +257,18 @@ def expectations(n, mean, variance, power, scale, c, x, r, low, slope, loss):
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def bend(n, mean, low, slope, o, weight, kappa, w, more, pull):
+def bend(n, mean, low, slope, o, far, weight, kappa, w, more, pull):
     """Weights w = a E[sigmoid'(eta)] of the covariance, how much `more` the mean's are, and what pulls the mean.
 
     The mean's, a (E[sigmoid(eta)] - 1/2) / mean, are those of a quadratic that touches the expected loss at +-mean and
-    lies above it everywhere else.
+    lies above it everywhere else; where not `far`, they are the covariance's own, as in Newton's step.
     """
     for i in range(n):
         size = abs(mean[i])
         bound = max((0.5 - low[i]) / max(size, 1e-3), slope[i]) if size >= 1e-3 else slope[i]
         w[i] = weight[i] * slope[i]
-        more[i] = weight[i] * (bound - slope[i])
-        pull[i] = kappa[i] - weight[i] * bound * o[i]
+        more[i] = far[i] * weight[i] * (bound - slope[i])
+        pull[i] = kappa[i] - weight[i] * bound * mean[i] + (w[i] + more[i]) * (mean[i] - o[i])
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -405,6 +412,35 @@ def solve(A, R, G, y):
             add_scaled(R, b * (b + 1) // 2, G, row, G, row + b, b + 1)
 
 
+@njit(nogil=True, cache=True, fastmath=FAST)
+def times(R, x, y):
+    """y = R x, R packed and symmetric."""
+    p = len(x)
+    y[:] = 0.0
+    for a in range(p):
+        row = a * (a + 1) // 2
+        add_product(y, a, R, row, x, 0, a + 1)
+        add_scaled(y, 0, R, row, x, a, a)
+
+
+@njit(nogil=True, cache=True)
+def set_pace(gap, step, last, distant, pace):
+    """How far each lane goes next: where its scores moved by less than NEAR, by how its last two `step`s compare."""
+    for lane in range(LANES):
+        was_near = distant[lane] == 0.0
+        distant[lane] = 1.0 if gap[lane] > NEAR else 0.0
+        along, size = 0.0, 0.0
+        for a in range(len(step)):
+            along += step[a, lane] * last[a, lane]
+            size += last[a, lane] * last[a, lane]
+        if distant[lane] > 0.0:
+            pace[lane] = MEAN_RELAXATION
+        elif was_near and size > 0.0:
+            pace[lane] = min(max(pace[lane] / max(1.0 - along / size, 0.1), PACES[0]), PACES[1])
+        else:
+            pace[lane] = 1.0
+
+
 @njit(nogil=True, cache=True)
 def pack(first, last, which, matrices, out):
     """out[i] = the lower triangle of matrices[which[i]] (k, k), for first <= i < last."""
@@ -473,10 +509,10 @@ def e_step(
         most = max(most, pointers[order[g] + 1] - pointers[order[g]])
     block = min(most, max(1, BLOCK_NUMBERS // (LANES * max(q, 1))))
     Z, S = np.empty((block * p + LANES, LANES)), np.empty((block * q + LANES, LANES))
-    room = np.zeros((16, block, LANES))
+    room = np.zeros((17, block, LANES))
     o, vo, kappas, weights, pull, w, e = room[0], room[1], room[2], room[3], room[4], room[5], room[6]
     free, mean, variance, low, slope, loss = room[7], room[8], room[9], room[10], room[11], room[12]
-    more = room[15]
+    more, far = room[15], room[16]
     scratch = (ravelled(room[13]), ravelled(room[14]), ravelled(pull), ravelled(low), ravelled(slope), ravelled(loss))
     power = np.empty(block * LANES, np.int64)
     scale = power.view(np.float64)
@@ -491,6 +527,8 @@ def e_step(
     right, m, new, y = np.empty((p, LANES)), np.empty((p, LANES)), np.empty((p, LANES)), np.zeros((2, LANES))
     z, doubt = np.empty((block, p)), np.empty(C.shape[1])
     counts, settled, change = np.empty(LANES, np.int64), np.empty(LANES, np.bool_), np.empty(LANES)
+    gap, distant = np.empty(LANES), np.empty(LANES)
+    pace, step = np.empty(LANES), np.zeros((p, LANES))
     at = 0
     for a in range(p):
         for b in range(a + 1):
@@ -512,12 +550,16 @@ def e_step(
                 covariances[users[lane]] = T
                 log_volume[users[lane]] = np.nan
         m[:] = 0.0
+        distant[:] = 1.0
+        pace[:] = MEAN_RELAXATION
         taken, fresh = 0, True
         while longest > 0:
             ending = taken == iterations or settled.all()
             A[:] = prior
             H[:] = 0.0
             right[:] = 0.0
+            gap[:] = 0.0
+            any_far = distant.any()
             for start in range(0, longest, block):
                 size = min(block, longest - start)
                 if fresh or longest > block:
@@ -528,7 +570,6 @@ def e_step(
                             j = pointers[users[lane]] + start + i
                             o[i, lane], vo[i, lane], kappas[i, lane] = offset[j], offset_variance[j], kappa[j]
                             mean[i, lane], variance[i, lane], weights[i, lane] = used[0, j], used[1, j], weight[j]
-                            free[i, lane] = 0.0 if settled[lane] else 1.0
                 flat = size * LANES
                 if taken > 0:
                     w[:size] = 0.0
@@ -539,12 +580,14 @@ def e_step(
                     moments(flat, ravelled(o), ravelled(vo), ravelled(w), ravelled(e))
                 if ending:
                     expectations(flat, ravelled(w), ravelled(e), power, scale, *scratch)
+                    far[:size] = 1.0
                     bend(
                         flat,
                         ravelled(w),
                         ravelled(low),
                         ravelled(slope),
                         ravelled(o),
+                        ravelled(far),
                         ravelled(weights),
                         ravelled(kappas),
                         ravelled(variance),
@@ -560,8 +603,23 @@ def e_step(
                             missed = 0.5 * abs(w[i, lane]) + loss[i, lane]
                             likelihood[users[lane]] += kappa[j] * w[i, lane] - weight[j] * missed
                     continue
+                for i in range(size):
+                    for lane in range(LANES):
+                        far[i, lane] = distant[lane]
+                        free[i, lane] = 0.0 if settled[lane] else pace[lane]
                 if taken > 0:
-                    relax(flat, ravelled(w), ravelled(e), ravelled(free), ravelled(mean), ravelled(variance))
+                    for i in range(size):
+                        for lane in range(LANES):
+                            gap[lane] = max(gap[lane], abs(w[i, lane] - mean[i, lane]))
+                    relax(
+                        flat,
+                        ravelled(w),
+                        ravelled(e),
+                        ravelled(free),
+                        ravelled(far),
+                        ravelled(mean),
+                        ravelled(variance),
+                    )
                 expectations(flat, ravelled(mean), ravelled(variance), power, scale, *scratch)
                 bend(
                     flat,
@@ -569,6 +627,7 @@ def e_step(
                     ravelled(low),
                     ravelled(slope),
                     ravelled(o),
+                    ravelled(far),
                     ravelled(weights),
                     ravelled(kappas),
                     ravelled(w),
@@ -584,19 +643,28 @@ def e_step(
                     add_scaled(A, 0, S, i * q, w, i, q)
                     add_scaled(right, 0, Z, i * p, pull, i, p)
                     at = 0
-                    for a in range(p):
+                    for a in range(p if any_far else 0):
                         y[1] = more[i] * Z[i * p + a]
                         add_scaled(H, at, Z, i * p, y, 1, a + 1)
                         at += a + 1
             if ending:
                 break
-            H += A
-            solve(A, V, G, y)
-            maximise(H, right, y, new)
+            if any_far:
+                H += A
+                solve(A, V, G, y)
+                maximise(H, right, y, new)
+            else:
+                solve(A, V, G, y)
+                times(V, right, new)
+            new -= m
             change[:] = 0.0
             for a in range(p):
                 for lane in range(LANES):
-                    change[lane] = max(change[lane], abs(new[a, lane] - m[a, lane]))
+                    change[lane] = max(change[lane], abs(new[a, lane]))
+            if taken > 0:
+                set_pace(gap, new, step, distant, pace)
+            step[:] = new
+            new += m
             m[:] = new
             R[:] = V
             at = 0
@@ -609,8 +677,6 @@ def e_step(
                 if not settled[lane]:
                     steps[users[lane]] = taken
                     settled[lane] = p == 0 or (change[lane] <= tolerance and taken > 1)
-                    if settled[lane]:
-                        free[:, lane] = 0.0
         for lane in range(len(users)):
             if counts[lane] == 0:
                 done[users[lane]] = True
