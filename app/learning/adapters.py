@@ -12,7 +12,7 @@ w = vec(W_i) ~ N(0, T), vec in C order of (k, d2). Two solves:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -160,8 +160,14 @@ def posterior(
     tolerance
         Largest change of an adapter's mean, in log-odds, at which a user counts as converged.
     """
-    given = offsets(design, shared)
-    N, p = design.n_users, len(shared.T)
+    given, p = offsets(design, shared), len(shared.T)
+    # One user's comparisons are shared out among a vector's lanes, which otherwise have a user each.
+    together = design.n_users == 1 and design.n > 0
+    order, pointers = design.by_size, design.pointers
+    if together:
+        parts = min(LANES, design.n)
+        order, pointers = np.arange(parts), design.n * np.arange(parts + 1) // parts
+    N = len(order)
     out = Solution(
         means=np.zeros((N, p)),
         covariances=np.zeros((N, p, p)),
@@ -178,19 +184,30 @@ def posterior(
     places, P = _packed_places(shared.k, shared.d2), given.P
     if design.d2 == 1:
         P = rounded_up(P)
-    kappa, order = design.weight * (design.label - 0.5), design.by_size
+    kappa = design.weight * (design.label - 0.5)
     used = np.stack([given.mean, np.full(design.n, STARTING_VARIANCE)] if start is None else start)
 
     def work(first: int, last: int) -> None:
         kernels.e_step(
-            first, last, order, design.pointers, *design.terms, P, given.own, design.Y, given.C, places,
+            first, last, order, pointers, *design.terms, P, given.own, design.Y, given.C, places,
             given.mean, given.variance, kappa, design.weight, T, precision, iterations, tolerance, used,
             out.means, out.covariances, out.score_mean, out.score_variance, out.mean_weight, out.variance_weight,
-            out.likelihood, out.log_volume, out.iterations, out.converged,
+            out.likelihood, out.log_volume, out.iterations, out.converged, together,
         )  # fmt: skip
 
-    kernels.over_lanes(order, design.pointers, work)
-    return out
+    if not together:
+        kernels.over_lanes(order, pointers, work)
+        return out
+    work(0, N)
+    return replace(
+        out,
+        means=out.means[:1],
+        covariances=out.covariances[:1],
+        converged=out.converged[:1],
+        iterations=out.iterations[:1],
+        likelihood=out.likelihood.sum(keepdims=True),
+        log_volume=out.log_volume[:1],
+    )
 
 
 def rounded_up(table: Real) -> Real:

@@ -303,9 +303,7 @@ def items_divergence(items: Items) -> float:
     return 0.5 * total
 
 
-def _absorb(
-    design: Design, shared: Shared, solution: Solution, crowd: _Crowd, stiffness: float
-) -> tuple[Shared, Real]:
+def _absorb(design: Design, shared: Shared, solution: Solution, crowd: _Crowd, stiffness: float) -> tuple[Shared, Real]:
     """Move the adapters' common mean into Theta_0 and the biases, and their spread into T; the centred means too."""
     if shared.k == 0:
         return shared, solution.means

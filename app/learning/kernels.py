@@ -8,6 +8,8 @@ and signs; its projected design is
 
 with P = X B and `own` the items' own loadings. Without contexts (Y = [[1]]) the two are added up beforehand and `own`
 is empty.
+
+Loops that divide have NumPy's errors, which are none: one that looks out for zeros is not made of vector instructions.
 """
 
 import os
@@ -55,8 +57,8 @@ MEAN_RELAXATION = 1.5
 VARIANCE_DAMPING = 0.4
 """Least damping of the variances of scores between steps, far from the end."""
 NEAR = 0.5
-"""Of a step in log-odds, below which a user's next ones are Newton's: the logistic function's slope changes by less than
-a factor of e^NEAR on the way, so that they contract."""
+"""Of a step in log-odds, below which a user's next ones are Newton's: the logistic function's slope changes by less
+than a factor of e^NEAR on the way, so that they contract."""
 PACES = (0.6, 1.7)
 """Of those steps, relatively; which one is told by how the last two compare (Aitken's relaxation)."""
 
@@ -173,7 +175,7 @@ def constant_moment(m, V, k, d2, second):
             i += 1
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def exponentials(n, c, power, scale, e):
     """Write exp(-c), c >= 0, to e; `power` are the bits of `scale`. A polynomial, so that it is a vector's work."""
     for i in range(n):
@@ -202,7 +204,7 @@ def ravelled(array):
     return array.reshape(array.size)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def moments(n, o, vo, w, e):
     """From z.m in w and <R, S> in e: w becomes E[eta], e becomes Var[eta]."""
     for i in range(n):
@@ -211,7 +213,7 @@ def moments(n, o, vo, w, e):
         w[i] = mean
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def relax(n, new_mean, new_variance, pace, far, mean, variance):
     """Move the scores' moments in use towards the new ones, by `pace`; the variances more carefully, where `far`.
 
@@ -228,7 +230,7 @@ def relax(n, new_mean, new_variance, pace, far, mean, variance):
         variance[i] = max(variance[i] + share * (new_variance[i] - variance[i]), least)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def expectations(n, mean, variance, power, scale, c, x, r, low, slope, loss):
     """Write E[sigmoid(-|eta|)] to low, E[sigmoid'(eta)] to slope, E[log(1 + exp(eta))] less max(mean, 0) to loss.
 
@@ -256,22 +258,23 @@ def expectations(n, mean, variance, power, scale, c, x, r, low, slope, loss):
         loss[i] -= abs(mean[i]) * low[i]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def bend(n, mean, low, slope, o, far, weight, kappa, w, more, pull):
     """Weights w = a E[sigmoid'(eta)] of the covariance, how much `more` the mean's are, and what pulls the mean.
 
     The mean's, a (E[sigmoid(eta)] - 1/2) / mean, are those of a quadratic that touches the expected loss at +-mean and
-    lies above it everywhere else; where not `far`, they are the covariance's own, as in Newton's step.
+    lies above it everywhere else; where not `far`, they are the covariance's own, as in Newton's step. `w` comes with
+    the scores' means as the adapter has them: `pull` leaves out what `more` adds to the slope there.
     """
     for i in range(n):
-        size = abs(mean[i])
+        size, own = abs(mean[i]), w[i] - o[i]
         bound = max((0.5 - low[i]) / max(size, 1e-3), slope[i]) if size >= 1e-3 else slope[i]
         w[i] = weight[i] * slope[i]
         more[i] = far[i] * weight[i] * (bound - slope[i])
-        pull[i] = kappa[i] - weight[i] * bound * mean[i] + (w[i] + more[i]) * (mean[i] - o[i])
+        pull[i] = kappa[i] - weight[i] * bound * mean[i] + w[i] * (mean[i] - o[i]) + more[i] * (mean[i] - o[i] - own)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def load(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, places, z, doubt, Z, S):
     """Z[i] and S[i] = z z^T + C_chosen + C_rejected (packed) of each lane's comparisons start <= i < start + size.
 
@@ -289,7 +292,7 @@ def load(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, 
             at += a + 1
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def load_plain(users, start, size, pointers, indptr, rows, signs, P, C, p, Z, S):
     """The same before the squares, without contexts: rows of P and C as vectors, turned into lanes together.
 
@@ -320,7 +323,7 @@ def load_plain(users, start, size, pointers, indptr, rows, signs, P, C, p, Z, S)
             S[i * q : (i + 1) * q] = 0.0
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def load_placed(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, places, z, doubt, Z, S):
     """The same before the squares, with contexts."""
     p, wide = z.shape[1], C.shape[1]
@@ -353,11 +356,10 @@ def load_placed(users, start, size, pointers, indptr, rows, cols, signs, P, own,
                 ss[at + places[b] * LANES] = doubt[b]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def factorise(A, y):
-    """A (packed) becomes its Cholesky factor, the diagonal inverted; log |A^-1| to y[0]."""
+    """A (packed) becomes its Cholesky factor, the diagonal inverted; y[1] is scratch."""
     p = int(np.sqrt(2 * len(A)))
-    y[:] = 0.0
     for a in range(p):
         row = a * (a + 1) // 2
         for b in range(a + 1):
@@ -371,17 +373,13 @@ def factorise(A, y):
             else:
                 for lane in range(LANES):
                     A[row + b, lane] = (A[row + b, lane] - y[1, lane]) * A[other + b, lane]
-        for lane in range(LANES):
-            y[0, lane] += 2.0 * np.log(A[row + a, lane])
     return p
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def maximise(A, right, y, m):
-    """Solve A m = right; A (packed) is overwritten by its factor, y[1:] by anything."""
-    log = y[0].copy()
+    """Solve A m = right; A (packed) is overwritten by its factor."""
     p = factorise(A, y)
-    y[0] = log
     for a in range(p):
         row = a * (a + 1) // 2
         y[1] = 0.0
@@ -394,9 +392,9 @@ def maximise(A, right, y, m):
         add_scaled(m, 0, A, row, y, 1, a)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def solve(A, R, G, y):
-    """R = A^-1 (packed, A is overwritten by its factor and G by the factor's inverse); log |R| to y[0]."""
+    """R = A^-1 (packed, A is overwritten by its factor and G by the factor's inverse)."""
     p = factorise(A, y)
     R[:] = 0.0
     for a in range(p):  # row a of the factor's inverse, and what it adds to the inverse itself
@@ -412,15 +410,22 @@ def solve(A, R, G, y):
             add_scaled(R, b * (b + 1) // 2, G, row, G, row + b, b + 1)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def times(R, x, y):
-    """y = R x, R packed and symmetric."""
+    """R x, with R packed and symmetric, is written to y."""
     p = len(x)
     y[:] = 0.0
     for a in range(p):
         row = a * (a + 1) // 2
         add_product(y, a, R, row, x, 0, a + 1)
         add_scaled(y, 0, R, row, x, a, a)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def pool(table):
+    """Every lane becomes the sum of all."""
+    for i in range(len(table)):
+        table[i] = table[i].sum()
 
 
 @njit(nogil=True, cache=True)
@@ -464,7 +469,7 @@ def unpack(first, last, packed, matrices):
                 at += 1
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def inverses(first, last, matrices, V, log):
     """V[i] = matrices[i]^-1 (E, k, k), symmetric positive definite, and log |V[i]|, for first <= i < last."""
     p = matrices.shape[1]
@@ -487,21 +492,23 @@ def inverses(first, last, matrices, V, log):
                     V[begin + lane, a, b] = R[at, lane]
                     V[begin + lane, b, a] = R[at, lane]
                     at += 1
-            log[begin + lane] = y[0, lane]
+            log[begin + lane] = 0.0
+            for a in range(p):
+                log[begin + lane] += 2.0 * np.log(A[a * (a + 3) // 2, lane])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def e_step(
     first, last, order, pointers, indptr, rows, cols, signs, P, own, Y, C, places, offset, offset_variance, kappa,
     weight, T, precision, iterations, tolerance, used, means, covariances, score_mean, score_variance, mean_weight,
-    variance_weight, likelihood, log_volume, steps, done,
+    variance_weight, likelihood, log_volume, steps, done, together,
 ):  # fmt: skip
     """The posterior of every user's adapter, `iterations` times or until no mean moves by more than `tolerance`.
 
     Of the users order[first:last], LANES at a time, which have about equally many comparisons. C (M, k (k + 1) / 2) are
     the covariances of the rows' own loadings, lower triangles. Scores' moments, (2, n) in `used` to start from, move as
     `relax` says; a user who has settled moves no more. With R = V + m m^T, a score's variance is its offset's plus
-    <R, z z^T + C_chosen + C_rejected> - (z.m)^2.
+    <R, z z^T + C_chosen + C_rejected> - (z.m)^2. Those of a vector who are parts of one user are taken `together`.
     """
     p, q = T.shape[0], T.shape[0] * (T.shape[0] + 1) // 2
     most = 0
@@ -525,6 +532,7 @@ def e_step(
         np.empty((q, LANES)),
     )
     right, m, new, y = np.empty((p, LANES)), np.empty((p, LANES)), np.empty((p, LANES)), np.zeros((2, LANES))
+    roots = np.ones((p, LANES))
     z, doubt = np.empty((block, p)), np.empty(C.shape[1])
     counts, settled, change = np.empty(LANES, np.int64), np.empty(LANES, np.bool_), np.empty(LANES)
     gap, distant = np.empty(LANES), np.empty(LANES)
@@ -556,6 +564,8 @@ def e_step(
         while longest > 0:
             ending = taken == iterations or settled.all()
             A[:] = prior
+            if together:
+                A[:, 1:] = 0.0
             H[:] = 0.0
             right[:] = 0.0
             gap[:] = 0.0
@@ -571,7 +581,9 @@ def e_step(
                             o[i, lane], vo[i, lane], kappas[i, lane] = offset[j], offset_variance[j], kappa[j]
                             mean[i, lane], variance[i, lane], weights[i, lane] = used[0, j], used[1, j], weight[j]
                 flat = size * LANES
-                if taken > 0:
+                if taken == 0:
+                    w[:size] = o[:size]
+                else:
                     w[:size] = 0.0
                     e[:size] = 0.0
                     for i in range(size):
@@ -642,19 +654,25 @@ def e_step(
                 for i in range(size):
                     add_scaled(A, 0, S, i * q, w, i, q)
                     add_scaled(right, 0, Z, i * p, pull, i, p)
-                    at = 0
-                    for a in range(p if any_far else 0):
-                        y[1] = more[i] * Z[i * p + a]
-                        add_scaled(H, at, Z, i * p, y, 1, a + 1)
-                        at += a + 1
+                    if any_far:
+                        add_scaled(H, 0, S, i * q, more, i, q)
             if ending:
                 break
+            if together:
+                pool(A)
+                pool(H)
+                pool(right)
+                gap[:] = gap.max()
             if any_far:
+                times(H, m, new)
+                right += new
                 H += A
-                solve(A, V, G, y)
+            solve(A, V, G, y)
+            for a in range(p):
+                roots[a] = A[a * (a + 3) // 2]
+            if any_far:
                 maximise(H, right, y, new)
             else:
-                solve(A, V, G, y)
                 times(V, right, new)
             new -= m
             change[:] = 0.0
@@ -682,9 +700,10 @@ def e_step(
                 done[users[lane]] = True
                 continue
             done[users[lane]] = settled[lane]
-            log_volume[users[lane]] = y[0, lane]
+            log_volume[users[lane]] = 0.0
             at = 0
             for a in range(p):
+                log_volume[users[lane]] += 2.0 * np.log(roots[a, lane])
                 means[users[lane], a] = m[a, lane]
                 for b in range(a + 1):
                     covariances[users[lane], a, b] = V[at, lane]
@@ -692,7 +711,7 @@ def e_step(
                     at += 1
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def predictive_moments(
     first, last, pointers, indptr, rows, cols, signs, P, own, Y, C, offset, offset_variance,
     means, covariances, score_mean, score_variance,
@@ -784,7 +803,7 @@ def recurrences(first, last, pointers, indptr, key, out):
             out[j] = total / max(indptr[j + 1] - indptr[j], 1)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def normal_product(
     first, last, pointers, indptr, rows, cols, signs, P, own, apart, Y, offset, w, v, kappa, means, covariances, G, H,
 ):  # fmt: skip
@@ -834,7 +853,7 @@ def normal_product(
                             H[row, k + c] += s * R[i, c * d2]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def normal_product_plain(first, last, pointers, indptr, rows, signs, P, offset, w, v, kappa, means, covariances, G, H):
     """The same without contexts, a comparison at a time: P (M, .) and H have columns up to a multiple of LANES."""
     near, p = P.shape[1], means.shape[1]
@@ -892,7 +911,7 @@ def row_information(first, last, pointers, indptr, rows, w, d2, means, covarianc
                 add_scaled(J, rows[t] * wide, second, 0, weight, 0, wide)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def score_rows(means, spreads, loading, spread, rows, mean, stderr):
     """Rewards and standard errors of some rows of a projection, which NumPy would copy first."""
     for i in range(len(rows)):
