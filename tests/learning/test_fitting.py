@@ -150,7 +150,7 @@ def test_where_users_do_not_differ_everybody_gets_the_global_model() -> None:
     assert told is not None
     assert told.rank > 0
     assert not told.served
-    assert {0, 4} <= {t.rank for t in fitted.diagnostics.trials}
+    assert {t.rank for t in fitted.diagnostics.trials} >= {0, 1}
     belief = fitted.rewards(fitted.adapter(0), np.asarray(world.comparisons.X))
     assert (belief.stderr > 0).all()
 
