@@ -121,6 +121,17 @@ def test_the_e_step_and_the_bound_agree_with_the_reference(comparisons: Comparis
     assert evidence_bound(shared, found, 3.0) == pytest.approx(total - prior, abs=1e-6)
 
 
+def test_users_who_are_very_sure_settle_too() -> None:
+    """Weights far apart and a wide prior: steps that were too long would take a variance below 0, or go to and fro."""
+    c = catalogue(np.random.default_rng(25), n_users=200, per_user=20).comparisons
+    sure = replace(c, weight=10.0 ** np.random.default_rng(26).uniform(-2, 2, len(c)))
+    design, shared = prepared(sure, 2)
+    found = posterior(design, replace(shared, T=100.0 * shared.T))
+    assert np.isfinite(found.score_mean).all()
+    assert found.converged.mean() >= 0.99
+    assert np.median(found.iterations) < 100
+
+
 def test_the_penalised_maximum_agrees_with_scipy() -> None:
     c = SMALL[0]
     design, shared = prepared(c, 2)
