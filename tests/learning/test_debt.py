@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from app.learning import Comparisons, Model, RewardBelief, debt, fit, fold_in_users, principal_angle_distance
-from app.learning.arrays import Real
+from app.learning.adapters import expected_curvature, expected_probability
+from app.learning.arrays import Int, Real
 from app.learning.debt import SAFETY
 from tests.support.learning_references import dense_designs
 from tests.support.learning_worlds import catalogue, in_contexts, tabular
@@ -66,14 +67,21 @@ def test_who_said_nothing_is_owed_nothing() -> None:
     assert (owed.standard_errors, owed.subspace_distance) == (0.0, 0.0)
 
 
-def test_one_model_for_everybody_has_no_subspace_to_move() -> None:
-    said = replace(catalogue(np.random.default_rng(1), n_users=20, per_user=10).comparisons, item_ids=None)
+@pytest.mark.parametrize("item_ids", [None, np.arange(12)], ids=["features", "items"])
+def test_one_model_for_everybody_has_no_subspace_to_move(item_ids: Int | None) -> None:
+    said = catalogue(np.random.default_rng(1), n_users=20, per_user=10, n_items=12).comparisons
+    said = replace(said, item_ids=item_ids)
     model, own = shared_by(said, 0), said.of_users([3])
+    items = model.shared.items
     owed = debt(model, own, n_users=20)
     assert owed.subspace_distance == 0.0
-    # Without adapters it is a logistic regression's.
+    # Without adapters it is a logistic regression's, with an indicator an item.
     D, F = dense_designs(own, model.features)[:, :, 0], model.shared_error[:, 0]
-    p = 1 / (1 + np.exp(-D @ model.Theta_0[:, 0]))
-    pull, leverage = F.T @ D.T @ (own.label - p), np.linalg.eigvalsh(F.T @ (D.T * p * (1 - p)) @ D @ F)[-1]
-    assert 0.1 < leverage < 0.8
-    assert owed.standard_errors == pytest.approx(SAFETY / (1 - leverage) * np.linalg.norm(pull), rel=0.02)
+    place, indicators = model.places(own.items, own.item_ids), np.zeros((len(own), len(items) + 1))
+    np.add.at(indicators, (np.repeat(np.arange(len(own)), 2), place[own.rows]), own.signs)
+    moments = D @ model.Theta_0[:, 0] + indicators @ items.bias, indicators**2 @ items.bias_variance
+    w, residual = expected_curvature(*moments), own.label - expected_probability(*moments)
+    pull, leverage = F.T @ D.T @ residual, np.linalg.eigvalsh(F.T @ (D.T * w) @ D @ F)[-1]
+    of_items = (items.bias_variance * (indicators.T @ residual) ** 2)[:-1].sum()
+    assert leverage < 0.5
+    assert owed.standard_errors == pytest.approx(SAFETY / (1 - leverage) * np.sqrt(pull @ pull + of_items))
