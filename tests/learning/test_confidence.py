@@ -122,11 +122,14 @@ def test_refits_that_find_the_spread_come_before_those_that_count(k: int, expect
     assert all(set(np.unique(one.label)) == {0.0, 1.0} for one in asked)
 
 
-def test_a_stored_model_keeps_its_calibration() -> None:
+def test_a_stored_model_keeps_its_calibration_and_each_entrys_error() -> None:
     world = catalogue(np.random.default_rng(3), n_users=20, per_user=5)
     model = replace(fit(world.comparisons, rank=1, calibrate=False), calibration=Calibration(1.5, 1.25, 2.0, 0.9))
     arrays = model.to_arrays()
     assert Model.from_arrays(arrays).calibration == model.calibration
+    assert Model.from_arrays(arrays).entry_errors is None
+    wide = replace(model, entry_errors=np.ones((6, 2)))
+    np.testing.assert_array_equal(Model.from_arrays(wide.to_arrays()).entry_errors, wide.entry_errors)
     del arrays["calibration"]
     assert Model.from_arrays(arrays).calibration == Calibration(1.5)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from app.learning import Comparisons
+from app.learning.adapters import _packed_places
 from app.learning.design import design_of
 from app.learning.features import feature_map_of
 from tests.support.learning_references import dense_designs
@@ -91,6 +92,13 @@ def test_items_own_loadings_add_to_the_constant_column() -> None:
         Theta = rng.standard_normal((d1, d2))
         scores = np.einsum("nab,ab->n", D, Theta) + signs @ bias[:2]
         np.testing.assert_allclose(design.scores(Theta, bias), scores, atol=1e-12)
+
+
+@pytest.mark.parametrize("d2", [1, 2, 3])
+def test_items_loadings_covariance_adds_to_the_constant_columns_part_of_a_packed_one(d2: int) -> None:
+    rows, columns = np.tril_indices(3 * d2)
+    constant = (rows % d2 == 0) & (columns % d2 == 0)
+    np.testing.assert_array_equal(_packed_places(3, d2), np.flatnonzero(constant))
 
 
 def test_options_that_recur_for_their_user_count_less() -> None:
