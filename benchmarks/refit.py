@@ -101,10 +101,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "warm_fitting_share_of_cold": round(warm_phases.seconds()["fitting"] / estimation, 3),
         "warm_share_of_cold": round(warm / whole, 3),
         "nanoseconds_per_comparison": round(1e9 * estimation / len(comparisons), 1),
-        "peak_gigabytes": round(_peak_bytes() / 1e9, 2),
-        "data_gigabytes": round(before / 1e9, 2),
-        "process_gigabytes": round(idle / 1e9, 2),
-        "input_gigabytes": round(_input_bytes(everything) / 1e9, 2),
+        "peak_gigabytes": round(_peak_bytes() / 1e9, 3),
+        "data_gigabytes": round(before / 1e9, 3),
+        "process_gigabytes": round(idle / 1e9, 3),
+        "input_gigabytes": round(_input_bytes(everything) / 1e9, 3),
         "distance_to_true_subspace": round(principal_angle_distance(model.raw_subspace(), world.B), 4),
     }
 
