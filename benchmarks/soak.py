@@ -8,8 +8,10 @@ models refitted, without a pause. In the first minutes they say what is new; the
 same ids, so that what is stored stays the same, and what grows then is a leak. Every answer is checked, and at the end
 all that was acknowledged is compared with the tables.
 
-Memory is what a process has for itself and its share of the rest (PSS), sampled every five seconds; a straight line is
-fitted to it after the first third, in which caches fill. Status 1 where anything failed, leaked or grew.
+Memory is what a process has that is no file's (the kernel's `Pss_Anon`), sampled every five seconds: its share of the
+programs' own pages depends on who else on the machine runs them, and PostgreSQL's shared buffers are as large as they
+were set, but count only once they are touched. A straight line is fitted to it after the first third, in which caches
+fill. Status 1 where anything failed, leaked or grew.
 """
 
 import argparse
@@ -102,13 +104,17 @@ def main() -> None:
 def soak(installation: Installation, minutes: float, seed: int) -> dict[str, Any]:
     series = {name: Series() for name in ("api", "worker", "postgresql")}
     connections: list[int] = []
+    largest: list[float] = []
     at: list[float] = []
     begun = time.monotonic()
-    with Crowd(installation.api_url, "soak", seed=seed, also=mixed, rounds=ROUNDS) as crowd:
+    with (
+        psycopg.connect(installation.postgres.url, autocommit=True) as watching,
+        Crowd(installation.api_url, "soak", seed=seed, also=mixed, rounds=ROUNDS) as crowd,
+    ):
         while (elapsed := time.monotonic() - begun) < minutes * 60:
             at.append(elapsed / 60)
-            sample(installation, series)
-            connections.append(connections_of(installation))
+            largest.append(sample(installation, series))
+            connections.append(connections_beside(watching))
             time.sleep(SAMPLE_SECONDS)
         rounds = {name: len(one.rounds) for name, one in crowd.by_name.items()}
     verdict = judged(installation, crowd)
@@ -131,6 +137,7 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, Any
         "refused": told.refused,
         "unanswered": told.unanswered,
         "connections_first_and_second_half_most": [max(connections[start:half]), max(connections[half:])],
+        "connection_megabytes_first_and_second_half_most": [max(largest[start:half]), max(largest[half:])],
         "processes": {name: one.report(at) for name, one in series.items()},
     }
     report["good"] = is_good(report)
@@ -141,9 +148,12 @@ def is_good(report: dict[str, Any]) -> bool:
     failed = any(report[name] for name in ("lost", "doubled", "wrong", "refused", "unanswered"))
     # Who never came to an end has tried nothing.
     failed = failed or not all(report["rounds"].values())
-    processes = report["processes"]
+    # PostgreSQL as a whole grows until all connections, of which there are no more, are as large as the largest.
+    processes = {name: one for name, one in report["processes"].items() if name != "postgresql"}
     grows = any(one["grows"] or leaks(one["descriptors_first_and_second_half_most"]) for one in processes.values())
-    return not failed and not grows and not leaks(report["connections_first_and_second_half_most"])
+    smaller, larger = report["connection_megabytes_first_and_second_half_most"]
+    grows = grows or leaks(report["connections_first_and_second_half_most"]) or larger > (1 + FLAT_AN_HOUR) * smaller
+    return not failed and not grows
 
 
 PAGE = """# What ten minutes of everything leave behind
@@ -160,11 +170,15 @@ stays the same, so what grows then is a leak. {minutes} minutes; status {status}
 Of {acknowledged:,} acknowledged preferences {lost} were lost and {doubled} doubled; {checked:,} answers were computed
 anew from what they named, and of them and all others that were checked {wrong} were wrong. {refused} requests were
 refused, and {unanswered} connections broke. Connections to PostgreSQL, at most in the first half after the warm-up
-and in the second: {connections}.
+and in the second: {connections}; the largest of them: {largest} MB.
 
-Memory is each process's own and its share of the rest (PSS), of all processes of a kind together. The slope is Theil
-and Sen's over the last two thirds of the time, with its 95% interval; it counts as growth where even the lower end
-would add more than {flat:.0%} in an hour.
+Memory is what processes have that is no file's (the kernel's `Pss_Anon`), of all processes of a kind together: without
+the programs themselves, and without PostgreSQL's shared buffers, which are as large as they were set. The slope is
+Theil and Sen's over the last two thirds of the time, with its 95% interval; it counts as growth where even the lower
+end would add more than {flat:.0%} in an hour. A connection of PostgreSQL keeps what it has met, tables and the plans of
+statements, of which there are so many and no more: PostgreSQL as a whole grows until all of its connections are as
+large as the largest, so that what is judged is that one, which may be a tenth larger in the second half, and how many
+there are.
 
 | processes | MB | slope, MB a minute | interval | grows | open files, first and second half |
 | --- | ---: | ---: | ---: | --- | ---: |
@@ -194,6 +208,7 @@ def page_of(report: dict[str, Any]) -> str:
         refused=report["refused"],
         unanswered=report["unanswered"],
         connections=between(report["connections_first_and_second_half_most"]),
+        largest=between(round(one, 1) for one in report["connection_megabytes_first_and_second_half_most"]),
         flat=FLAT_AN_HOUR,
         processes="\n".join(processes),
     )
@@ -208,7 +223,8 @@ def leaks(most: list[int]) -> bool:
     return most[1] > most[0] + 4
 
 
-def sample(installation: Installation, series: dict[str, Series]) -> None:
+def sample(installation: Installation, series: dict[str, Series]) -> float:
+    """Megabytes of PostgreSQL's largest connection, beside what is added to the series."""
     leader = installation.postgres.leader
     families = {
         "api": [installation.api.pid, *api_processes(installation.api.pid)],
@@ -219,12 +235,13 @@ def sample(installation: Installation, series: dict[str, Series]) -> None:
         series[name].megabytes.append(sum(megabytes(pid) for pid in pids))
         # PostgreSQL's own files come and go with its tables; its connections are counted by itself.
         series[name].descriptors.append(0 if name == "postgresql" else sum(descriptors(pids)))
+    return max(map(megabytes, families["postgresql"]), default=0.0)
 
 
 def megabytes(pid: int) -> float:
-    """A process's proportional share of memory; none once it is gone."""
+    """What a process has that is no file's; none once it is gone."""
     with suppress(OSError):
-        return memory(pid).get("Pss", 0.0)
+        return memory(pid).get("Pss_Anon", 0.0)
     return 0.0
 
 
@@ -236,11 +253,10 @@ def descriptors(pids: Iterable[int]) -> list[int]:
     return found
 
 
-def connections_of(installation: Installation) -> int:
-    with psycopg.connect(installation.postgres.url) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        ).fetchone()
+def connections_beside(watching: psycopg.Connection) -> int:
+    row = watching.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    ).fetchone()
     return row[0] if row else 0
 
 

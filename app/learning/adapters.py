@@ -180,7 +180,8 @@ def posterior(
         likelihood=np.zeros(N),
         log_volume=np.full(N, np.nan),
     )
-    T, precision = writable(shared.T), inverse(shared.T)
+    T = writable(shared.T)
+    precision = inverse(T)
     places, P = _packed_places(shared.k, shared.d2), given.P
     if design.d2 == 1:
         P = rounded_up(P)

@@ -223,6 +223,8 @@ async def test_a_reader_never_sees_two_versions(db: Database, place: str) -> Non
     async def write() -> None:
         for seed in range(1, 8):
             await publish(db, place, fitted(seed))
+            # Back to the one before, as who rolls back does it.
+            await promote_model(db, place, seed)
         done.set()
 
     seen, _ = await asyncio.gather(read(), write())
@@ -261,6 +263,16 @@ async def test_a_published_model_settles_the_news(db: Database, place: str) -> N
     assert place not in await due_environments(db, later)
     await record_preferences(db, place, [walks("carl", "000", "111")])
     assert place in await due_environments(db, later)
+
+
+async def test_other_settings_leave_the_model_that_is_served(db: Database, place: str) -> None:
+    await publish(db, place, fitted())
+    before = await serving_state(db, place, "anna")
+    await put_environment(db, mdp(place, rank=2, confidence=0.5, reference_policy="feedback"))
+    after = await serving_state(db, place, "anna")
+    assert (after.revision, after.published_version) == (before.revision + 1, 1)
+    np.testing.assert_array_equal((await load_model(db, place, 1)).arrays["B"], fitted().arrays["B"])
+    assert [(one.version, one.status) for one in await list_models(db, place)] == [(1, ModelStatus.PUBLISHED)]
 
 
 async def test_models_fix_the_environment(db: Database, place: str) -> None:
