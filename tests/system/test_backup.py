@@ -14,10 +14,6 @@ from tests.support.worker import working
 from tests.system.test_two_processes import define, refitted
 
 USERS = ("u0", "u3", "newcomer")
-ASKED = {
-    "shop": ("/explain?item=i00",),
-    "coaching": ("/policy", "/actions?state=fit&step=1&seed=1", "/explain?state=fit&action=train"),
-}
 COACHING = {
     "kind": "mdp",
     "states": ["tired", "fit"],
@@ -102,15 +98,15 @@ def everything(api: httpx.Client, key: str) -> dict[str, Json]:
     for name in ("shop", "coaching"):
         here = f"/v1/environments/{name}"
         paths = [here, f"/v1/admin/environments/{name}/models", f"/v1/admin/environments/{name}/models/1"]
-        asked = ("", "/export", "/adapter", "/queries?n=2", *ASKED[name])
-        paths += [f"{here}/users/{user}{rest}" for user in USERS for rest in asked]
+        paths += [f"{here}/users/{user}{rest}" for user in USERS for rest in ("", "/export", "/queries?n=2")]
+        paths += [f"{here}/users/{user}/policy" for user in USERS if name == "coaching"]
         paths += [f"{here}/items"] if name == "shop" else []
         found |= {path: answered(api.get(path)) for path in paths}
     for user in USERS:
-        body: Json = {"options": [{"item": f"i{x}{y}"} for x in range(3) for y in range(3)]}
-        for call, more in (("rewards", body), ("rank", body), ("slates", {"size": 2, "seed": 1})):
+        for call in ("rewards", "rank"):
             path = f"/v1/environments/shop/users/{user}/{call}"
-            found[path] = answered(api.post(path, json=more))
+            body = {"options": [{"item": f"i{x}{y}"} for x in range(3) for y in range(3)]}
+            found[path] = answered(api.post(path, json=body))
     found["keys"] = api.get("/v1/admin/keys").json()
     with httpx.Client(base_url=api.base_url, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as keyed:
         found["with the key"] = answered(keyed.get("/v1/environments"))
