@@ -259,7 +259,7 @@ def _fit(
 def _everybody(job: _Job, design: Design, shared: Shared, choice: Choice) -> Shared | None:
     """The model for users nobody has heard of, at the dependence that is best for it; none where it is the model.
 
-    Begun where the personal fit ended.
+    Begun where the personal fit ended, or where the warm start's did.
     """
     if choice.rank == 0:
         return None
@@ -268,7 +268,8 @@ def _everybody(job: _Job, design: Design, shared: Shared, choice: Choice) -> Sha
     if not design.n_items:
         Theta_0, ridge = fit_global_with_ridge(design, tolerance=GLOBAL_TOLERANCE, start=(shared.Theta_0, shared.ridge))
         return Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
-    begin = evidence.without_adapters(shared)
+    known = job.warm_start.everybody if choice.kept and job.warm_start else None
+    begin = evidence.without_adapters(shared) if known is None else evidence.continued(known, design.item_ids)
     return _maximise(job, design, begin, TRIAL_PASSES, TRIAL_TOLERANCE, None)[0]
 
 
@@ -289,6 +290,15 @@ def _personal_gain(job: _Job, choice: Choice) -> PersonalGain | None:
     """Where the choice was kept, what was found when it was made."""
     warm = job.warm_start
     return warm.diagnostics.personal_gain if choice.kept and warm and warm.diagnostics else personal_gain(choice)
+
+
+def _differing(job: _Job, sample: Design, model: Model, choice: Choice) -> int | None:
+    """In how many directions users differ, by permutations; where the choice was kept, as it was when it was made."""
+    if choice.kept and job.warm_start and job.warm_start.diagnostics:
+        return job.warm_start.diagnostics.permutation_rank
+    start = None if model.everybody is None else (model.everybody.Theta_0, model.everybody.ridge)
+    Theta_0 = fit_global_with_ridge(sample, tolerance=START_TOLERANCE, start=start)[0]
+    return rank_by_permutation(sample, sample.scores(Theta_0), job.rng)
 
 
 def _kept(job: _Job, rank: int | Literal["auto"]) -> Choice | None:
@@ -553,8 +563,6 @@ def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice
     warm = job.warm_start
     comparable = warm is not None and warm.rank > 0 and k > 0 and warm.features.d1 == model.features.d1
     _, scores = _solved(job, sample, model.shared, tolerance=1e-4)
-    start = None if model.everybody is None else (model.everybody.Theta_0, model.everybody.ridge)
-    Theta_0 = fit_global_with_ridge(sample, tolerance=START_TOLERANCE, start=start)[0]
     share = sample.n_users / design.n_users
     return Diagnostics(
         n_users=N,
@@ -573,7 +581,7 @@ def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice
         coverage=model.calibration.covered,
         joint_inflation=model.calibration.joint,
         hidden_spread=model.calibration.spread,
-        permutation_rank=rank_by_permutation(sample, sample.scores(Theta_0), job.rng) if N > 1 else None,
+        permutation_rank=_differing(job, sample, model, choice) if N > 1 else None,
         distance_to_previous=principal_angle_distance(model.raw_subspace(), warm.raw_subspace())
         if warm and comparable
         else None,
