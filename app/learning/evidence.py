@@ -74,6 +74,9 @@ GRAM_COMPARISONS = 50_000
 FRESH_GRAMS = (1, 10)
 """Passes at which the Gram matrices are formed anew."""
 
+GIVEN_PRIORS = 5
+"""First passes from scratch in which the priors of items' effects are as given: before adapters have found their spread,
+loadings look like nothing, and priors that follow never let them back."""
 FIRST_TIGHTENINGS = 5
 TIGHTENINGS = 2
 """Steps of the E step in a pass, the first one and all others: a second costs a third of the first."""
@@ -166,6 +169,7 @@ def maximise_evidence(
             grams=None if passes in FRESH_GRAMS else grams,
             stiffness=stiffness,
             tightenings=FIRST_TIGHTENINGS if passes == 1 else TIGHTENINGS,
+            learn_item_priors=passes > GIVEN_PRIORS or start.items.bias_variance[0] > 0,
         )
         if report is not None:
             report(passes, step.bound)
@@ -210,6 +214,7 @@ def evidence_pass(
     grams: Grams | None = None,
     stiffness: float = 0.0,
     learn_priors: bool = True,
+    learn_item_priors: bool = True,
     tightenings: int = TIGHTENINGS,
 ) -> Pass:
     """One E step, expansion, M step, update of the priors and return to the gauge; `stiffness` is B's prior precision.
@@ -229,7 +234,8 @@ def evidence_pass(
         expanded = hastened(shared, expanded, crowd.covariance / crowd.size)
     solution = replace(solution, means=means)
     # The prior's step takes the posteriors of the pass before, which belong to the prior as it is.
-    ready = with_item_priors(expanded) if learn_priors and expanded.items.bias_variance[0] > 0 else expanded
+    learn_items = learn_priors and learn_item_priors and expanded.items.bias_variance[0] > 0
+    ready = with_item_priors(expanded) if learn_items else expanded
     ready = with_item_posteriors(ready, *row_information(design, solution, v, shared.k))
     stretch = 1.0 if len(ready.items) else STRETCH
     moved = weighted_least_squares(design, ready, solution, w, v, grams, stiffness=stiffness, stretch=stretch)
