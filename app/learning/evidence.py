@@ -75,7 +75,7 @@ FRESH_GRAMS = (1, 10)
 """Passes at which the Gram matrices are formed anew."""
 
 GIVEN_PRIORS = 5
-"""First passes from scratch in which the priors of items' effects are as given: before adapters have found their spread,
+"""First passes from scratch in which priors of items' effects are as given: before adapters have found their spread,
 loadings look like nothing, and priors that follow never let them back."""
 FIRST_TIGHTENINGS = 5
 TIGHTENINGS = 2

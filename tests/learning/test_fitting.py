@@ -329,7 +329,7 @@ def test_little_new_feedback_keeps_what_was_chosen_and_much_chooses_anew() -> No
     assert "kept" in after.diagnostics.rank_reason
     assert not after.diagnostics.trials
     assert (after.rank, after.dependence, after.chosen) == (before.rank, before.dependence, before.chosen)
-    fresh = fit(world.comparisons, rank=before.rank, calibrate=False)
+    fresh = fit(world.comparisons, rank=before.rank, dependence=before.dependence, calibrate=False)
     np.testing.assert_allclose(after.predict(world.comparisons), fresh.predict(world.comparisons), atol=0.02)
     for other in (
         fit(world.comparisons, rank=1, warm_start=stored, calibrate=False),
