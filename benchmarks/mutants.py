@@ -31,7 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mutation.drawing import PACKAGES, Mutant, draw, modules, sites_of
+from mutation.drawing import PACKAGES, Mutant, draw, modules
 from mutation.reach import COMPILED, PLAIN, Maps, Reach, digest, measure
 from mutation.trial import Trial, Trying, forked, serving, trial_of
 
@@ -42,7 +42,7 @@ WORDS = Path(__file__).with_suffix(".toml")
 HEAD = """# Wrong programs that the tests notice
 
 Written by `make mutants` (seed {seed}): {tried} mutants of `app/learning`, `app/policy` and `app/store`, drawn at
-random from {sites} places that [cosmic-ray](https://cosmic-ray.readthedocs.io) can change, each tried by the tests that
+random from all places that [cosmic-ray](https://cosmic-ray.readthedocs.io) can change, each tried by the tests that
 reach the statement. `benchmarks/mutants.py` says how, and what is not drawn. *By time*: the mutant made a test take
 more than ten times as long, or wait for ever. *Equivalent*: no test could tell, for the reason given below; the first
 rate counts these as survivors, the second leaves them out.
@@ -73,7 +73,7 @@ def main() -> None:
         # Most of it was noted by other processes.
         results = Results(results.path, tree)
     found = [(mutant, result) for mutant in mutants if (result := results.of(mutant)) is not None]
-    page = _page(found, len(mutants), options.seed, tree)
+    page = _page(found, len(mutants), options.seed)
     print(page)
     if options.page is not None:
         options.page.write_text(page)
@@ -162,7 +162,7 @@ class Results:
         return digest([self._tree / mutant.path])
 
 
-def _page(found: list[tuple[Mutant, dict[str, Any]]], drawn: int, seed: int, tree: Path) -> str:
+def _page(found: list[tuple[Mutant, dict[str, Any]]], drawn: int, seed: int) -> str:
     words = Words(WORDS)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for mutant, result in found:
@@ -171,9 +171,8 @@ def _page(found: list[tuple[Mutant, dict[str, Any]]], drawn: int, seed: int, tre
             outcome = "equivalent"
         for row in ("**all**", f"**{Path(mutant.path).parent}**", mutant.path):
             counts[row][outcome] += 1
-    sites = sum(len(sites_of(tree, path, seed)) for path in modules(tree))
     tried = f"{len(found)}" if len(found) == drawn else f"so far {len(found)} of {drawn}"
-    head = HEAD.format(seed=seed, tried=tried, sites=f"{sites:,}")
+    head = HEAD.format(seed=seed, tried=tried)
     survivors = [mutant for mutant, result in found if result["outcome"] == "survived"]
     return "\n".join([head, *_table(counts), "", "## Who survived", "", *words.told(survivors), ""])
 
