@@ -335,8 +335,7 @@ HEAD = """# Measurements
 
 Written by `benchmarks/results.py`; nothing here is typed by hand. Seeds are fixed, so whoever has the data gets
 the same figures, up to the last digits and the seconds. Machine: two cores of an x86-64 server, shared with other
-work, so that seconds are upper bounds. Policies, caution and the service are of the code as it is; prediction, the
-paper's axis, the known truth, questions and costs were measured before the E step took the expected log-likelihood."""
+work, so that seconds are upper bounds."""
 
 PREDICTION = f"""## Prediction on real choices
 
