@@ -56,6 +56,7 @@ from app.store.models import (
     load_model,
     promote_model,
     publish_model,
+    served_model,
     stored_adapter,
 )
 from app.store.notices import Notices, announce
@@ -187,6 +188,7 @@ __all__ = [
     "revoke_key",
     "rotate_key",
     "schema_state",
+    "served_model",
     "server_connections",
     "serving_state",
     "stored_adapter",

@@ -177,6 +177,14 @@ async def list_models(connection: AsyncConnection, name: str) -> list[ModelVersi
 
 
 @transaction
+async def served_model(connection: AsyncConnection, name: str) -> ModelVersion | None:
+    """The version that is served, if there is one yet: without reading all others and what they say of themselves."""
+    query = _versions(await environment_key(connection, name)).where(models.c.status == ModelStatus.PUBLISHED)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _version(row)
+
+
+@transaction
 async def get_model(connection: AsyncConnection, name: str, version: int) -> ModelVersion:
     return await _read(connection, name, await environment_key(connection, name), version)
 

@@ -17,7 +17,6 @@ from app.domain import (
     Environment,
     ErasedMeanwhileError,
     InvalidInputError,
-    ModelStatus,
     ModelVersion,
     RefitPhase,
 )
@@ -31,10 +30,10 @@ from app.store import (
     all_items,
     erasure_count,
     get_environment,
-    list_models,
     load_model,
     load_preferences,
     publish_model,
+    served_model,
 )
 from app.worker.evaluation import Decision, Evaluation, decide, evaluate, twin_from_arrays, twin_to_arrays
 from app.worker.progress import ErasedError, Progress, write_progress
@@ -133,18 +132,18 @@ async def _load(db: Database, name: str) -> Loaded:
 
 async def _load_current(db: Database, name: str, erasures: int) -> Current:
     """A model that cannot be read back is no reason to go on serving it."""
-    published = [one for one in await list_models(db, name) if one.status is ModelStatus.PUBLISHED]
-    if not published:
+    served = await served_model(db, name)
+    if served is None:
         return Current(None, None, None)
-    version, told = published[0].version, published[0].diagnostics
+    version, told, owes = served.version, served.diagnostics, served.erasures < erasures
     try:
         arrays = (await load_model(db, name, version)).arrays
         twin = twin_from_arrays(arrays)
-        if published[0].erasures < erasures:
+        if owes:
             return Current(version, None, twin, told, owes=True)
         return Current(version, Model.from_arrays(arrays), twin, told)
     except (CorruptModelError, KeyError, ValueError):
-        return Current(version, None, None, owes=published[0].erasures < erasures)
+        return Current(version, None, None, owes=owes)
 
 
 def _evaluate(loaded: Loaded, seed: int, progress: Progress) -> Evaluation:

@@ -37,6 +37,7 @@ from app.store import (
     put_environment,
     record_preferences,
     request_refit,
+    served_model,
     serving_state,
     stored_adapter,
 )
@@ -153,12 +154,15 @@ async def test_a_candidate_is_not_served_until_it_is_promoted(db: Database, plac
 
 async def test_an_older_model_can_be_served_again(db: Database, place: str) -> None:
     first = fitted(0)
+    assert await served_model(db, place) is None
     await publish(db, place, first)
     await publish(db, place, fitted(1))
+    assert await served_model(db, place) == await get_model(db, place, 2)
     assert (await promote_model(db, place, 1)).status is ModelStatus.PUBLISHED
     assert_same_arrays((await load_model(db, place, 1)).arrays, first.arrays)
     again = await promote_model(db, place, 1)
     assert again.status is ModelStatus.PUBLISHED
+    assert await served_model(db, place) == again
     assert [each.status for each in await list_models(db, place)] == [ModelStatus.RETIRED, ModelStatus.PUBLISHED]
 
 
