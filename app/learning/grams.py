@@ -93,7 +93,7 @@ class SparseGrams:
         return np.ascontiguousarray((0.5 * (low + high)[:, None] * self.diagonal).T)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class KrylovGrams:
     """G_b = Q_b T_b Q_b^T + tail_b (I - Q_b Q_b^T), about, with Q_b spanning START, G_b START, G_b^2 START, ..."""
 

@@ -103,7 +103,7 @@ class WideStatistic:
         return total
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class TableStatistic:
     """The same statistic U = R X^T (G^T G - A^T A) X R of a wide dense table X, with R^2 about the inverse information.
 

@@ -112,7 +112,7 @@ async def test_a_lost_connection_is_noticed_and_everything_may_have_changed(
         )
     await eventually(lambda: EVERYTHING in heard)
     await eventually(lambda: notices.is_listening)
-    assert notices.has_heard(position)
+    await eventually(lambda: notices.has_heard(position))
     again = await _announced(db)
     await until_heard(notices, again)
 
