@@ -238,8 +238,7 @@ class Offsets:
 
 def offsets(design: Design, shared: Shared) -> Offsets:
     items = shared.items
-    d2, both = shared.d2, design.through(np.hstack([shared.Theta_0, shared.B]))
-    P, own = design.row_tables(both[:, d2:], items.loadings)
+    scores, P, own = design.scores_and_tables(shared.Theta_0, items.bias, shared.B, items.loadings)
     variance = np.zeros(design.n)
     if design.n_items:
         doubt = items.bias_variance[design.item]
@@ -249,7 +248,7 @@ def offsets(design: Design, shared: Shared) -> Offsets:
     if design.n_items:
         covariance = writable(items.covariance)
         kernels.over(len(C), lambda i, j: kernels.pack(i, j, design.item, covariance, C))
-    return Offsets(P, own, C, design.row_scores(both[:, :d2], items.bias), variance)
+    return Offsets(P, own, C, scores, variance)
 
 
 @cache

@@ -32,8 +32,6 @@ DENSE_ENTRIES = 1_000_000
 CALIBRATION_TARGETS = 4000
 """Simulated rewards that one refit is checked on."""
 TARGET_NUMBERS = 4_000_000
-"""Numbers in the designs of those, all together: fewer are looked at where they are wide."""
-TARGET_NUMBERS = 4_000_000
 """In the designs of those rewards: of wide ones, fewer are looked at."""
 CALIBRATION_USERS = 1000
 """Simulated users whose ellipsoids one refit is checked on."""

@@ -162,9 +162,9 @@ class Design:
 
     def scores(self, Theta: Real, bias: Real | None = None) -> Real:
         """(n,) <DPhi_j, Theta> for Theta (d1, d2), with the items' biases (E + 1,) where given."""
-        return self.row_scores(self.through(Theta), bias)
+        return self._row_scores(self.through(Theta), bias)
 
-    def row_scores(self, P: Real, bias: Real | None = None) -> Real:
+    def _row_scores(self, P: Real, bias: Real | None) -> Real:
         """The same from what every row of the table is worth, P = X Theta (M, d2)."""
         P, out = np.ascontiguousarray(P), np.empty(self.n)
         own = P[:0, 0] if bias is None or not self.n_items else bias[self.item]
@@ -185,9 +185,16 @@ class Design:
 
     def tables(self, B: Real, loadings: Real | None) -> tuple[Real, Real]:
         """X B and the rows' own loadings, (M, k) each; one table, and an empty one, where there are no contexts."""
-        return self.row_tables(self.through(B), loadings)
+        return self._row_tables(self.through(B), loadings)
 
-    def row_tables(self, P: Real, loadings: Real | None) -> tuple[Real, Real]:
+    def scores_and_tables(
+        self, Theta: Real, bias: Real | None, B: Real, loadings: Real | None
+    ) -> tuple[Real, Real, Real]:
+        """What `scores` and `tables` give, by one product with the table."""
+        both = self.through(np.hstack([Theta, B]))
+        return self._row_scores(both[:, : self.d2], bias), *self._row_tables(both[:, self.d2 :], loadings)
+
+    def _row_tables(self, P: Real, loadings: Real | None) -> tuple[Real, Real]:
         """The same from P = X B."""
         P = np.ascontiguousarray(P)
         if loadings is None or not self.n_items:

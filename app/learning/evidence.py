@@ -223,8 +223,8 @@ def evidence_pass(
     steps.
     """
     solution = posterior(design, shared, start=scores, iterations=tightenings)
-    crowd = _Crowd.of(solution, shared.T)
-    bound = _bound(shared, solution, crowd, stiffness)
+    crowd = Crowd.of(solution, shared.T)
+    bound = evidence_bound(shared, solution, crowd, stiffness)
     scores = solution.score_mean, solution.score_variance
     w, v = solution.mean_weight, solution.variance_weight
     if grams is None:
@@ -245,7 +245,7 @@ def evidence_pass(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Crowd:
+class Crowd:
     """Sums over the users with comparisons."""
 
     size: int
@@ -258,7 +258,7 @@ class _Crowd:
     log_volume: float
 
     @classmethod
-    def of(cls, solution: Solution, T: Real) -> "_Crowd":
+    def of(cls, solution: Solution, T: Real) -> "Crowd":
         means, p = solution.means, len(T)
         heard = np.isfinite(solution.log_volume)
         others = len(heard) - int(heard.sum())
@@ -273,18 +273,14 @@ class _Crowd:
         )
 
 
-def evidence_bound(shared: Shared, solution: Solution, stiffness: float = 0.0) -> float:
+def evidence_bound(shared: Shared, solution: Solution, crowd: Crowd, stiffness: float) -> float:
     """The bound in nats at these posteriors."""
-    return _bound(shared, solution, _Crowd.of(solution, shared.T), stiffness)
-
-
-def _bound(shared: Shared, solution: Solution, crowd: _Crowd, stiffness: float) -> float:
     prior = 0.5 * float((shared.ridge * shared.Theta_0**2).sum())
     prior += 0.5 * stiffness * float(np.vdot(shared.B.T @ shared.B, row_spread(shared.T, shared.k, shared.d2)))
     return float(solution.likelihood.sum()) - prior - _divergence(shared.T, crowd) - items_divergence(shared.items)
 
 
-def _divergence(T: Real, crowd: _Crowd) -> float:
+def _divergence(T: Real, crowd: Crowd) -> float:
     """The sum over users of KL(N(m_i, V_i) || N(0, T))."""
     p, N = len(T), crowd.size
     if p == 0 or N == 0:
@@ -311,7 +307,7 @@ def items_divergence(items: Items) -> float:
     return 0.5 * total
 
 
-def _absorb(design: Design, shared: Shared, solution: Solution, crowd: _Crowd, stiffness: float) -> tuple[Shared, Real]:
+def _absorb(design: Design, shared: Shared, solution: Solution, crowd: Crowd, stiffness: float) -> tuple[Shared, Real]:
     """Move the adapters' common mean into Theta_0 and the biases, and their spread into T; the centred means too."""
     if shared.k == 0:
         return shared, solution.means
@@ -605,9 +601,7 @@ def quadratic(design: Design, solution: Solution, w: Real, v: Real, x: Unknowns,
     """The M step's Hessian times x, without priors; with `kappa` the gradient of its loss at x."""
     Theta, bias, B, loadings = x
     k, d2, M = B.shape[1], design.d2, design.n_rows
-    both = design.through(np.hstack([Theta, B]))
-    offset = design.row_scores(both[:, :d2], bias)
-    P, own = design.row_tables(both[:, d2:], loadings)
+    offset, P, own = design.scores_and_tables(Theta, bias, B, loadings)
     apart = design.n_items > 0 and d2 > 1
     pull = np.zeros(0) if kappa is None else kappa
     if d2 == 1:

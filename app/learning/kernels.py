@@ -358,21 +358,21 @@ def load_placed(users, start, size, pointers, indptr, rows, cols, signs, P, own,
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def factorise(A, y):
-    """A (packed) becomes its Cholesky factor, the diagonal inverted; y[1] is scratch."""
+    """A (packed) becomes its Cholesky factor, the diagonal inverted; y (1, LANES) is scratch."""
     p = int(np.sqrt(2 * len(A)))
     for a in range(p):
         row = a * (a + 1) // 2
         for b in range(a + 1):
             other = b * (b + 1) // 2
-            y[1] = 0.0
-            add_product(y, 1, A, row, A, other, b)
+            y[0] = 0.0
+            add_product(y, 0, A, row, A, other, b)
             if a == b:
                 for lane in range(LANES):
-                    root = np.sqrt(A[row + a, lane] - y[1, lane])
+                    root = np.sqrt(A[row + a, lane] - y[0, lane])
                     A[row + a, lane] = 1.0 / root
             else:
                 for lane in range(LANES):
-                    A[row + b, lane] = (A[row + b, lane] - y[1, lane]) * A[other + b, lane]
+                    A[row + b, lane] = (A[row + b, lane] - y[0, lane]) * A[other + b, lane]
     return p
 
 
@@ -382,14 +382,14 @@ def maximise(A, right, y, m):
     p = factorise(A, y)
     for a in range(p):
         row = a * (a + 1) // 2
-        y[1] = 0.0
-        add_product(y, 1, A, row, m, 0, a)
-        m[a] = (right[a] - y[1]) * A[row + a]
+        y[0] = 0.0
+        add_product(y, 0, A, row, m, 0, a)
+        m[a] = (right[a] - y[0]) * A[row + a]
     for a in range(p - 1, -1, -1):
         row = a * (a + 1) // 2
         m[a] *= A[row + a]
-        y[1] = -m[a]
-        add_scaled(m, 0, A, row, y, 1, a)
+        y[0] = -m[a]
+        add_scaled(m, 0, A, row, y, 0, a)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -475,7 +475,7 @@ def inverses(first, last, matrices, V, log):
     p = matrices.shape[1]
     q = p * (p + 1) // 2
     A, R, G = np.empty((q, LANES)), np.empty((q, LANES)), np.empty((q, LANES))
-    y = np.zeros((2, LANES))
+    y = np.empty((1, LANES))
     for begin in range(first, last, LANES):
         for lane in range(LANES):
             one = min(begin + lane, last - 1)
@@ -531,7 +531,7 @@ def e_step(
         np.empty((q, LANES)),
         np.empty((q, LANES)),
     )
-    right, m, new, y = np.empty((p, LANES)), np.empty((p, LANES)), np.empty((p, LANES)), np.zeros((2, LANES))
+    right, m, new, y = np.empty((p, LANES)), np.empty((p, LANES)), np.empty((p, LANES)), np.empty((1, LANES))
     roots = np.ones((p, LANES))
     z, doubt = np.empty((block, p)), np.empty(C.shape[1])
     counts, settled, change = np.empty(LANES, np.int64), np.empty(LANES, np.bool_), np.empty(LANES)
@@ -591,47 +591,25 @@ def e_step(
                         add_product(e, i, S, i * q, R, 0, q)
                     moments(flat, ravelled(o), ravelled(vo), ravelled(w), ravelled(e))
                 if ending:
-                    expectations(flat, ravelled(w), ravelled(e), power, scale, *scratch)
-                    far[:size] = 1.0
-                    bend(
-                        flat,
-                        ravelled(w),
-                        ravelled(low),
-                        ravelled(slope),
-                        ravelled(o),
-                        ravelled(far),
-                        ravelled(weights),
-                        ravelled(kappas),
-                        ravelled(variance),
-                        ravelled(more),
-                        ravelled(pull),
-                    )
-                    for lane in range(len(users)):
-                        for i in range(min(size, counts[lane] - start)):
-                            j = pointers[users[lane]] + start + i
-                            score_mean[j], score_variance[j] = w[i, lane], e[i, lane]
-                            mean_weight[j] = variance[i, lane] + more[i, lane]
-                            variance_weight[j] = variance[i, lane]
-                            missed = 0.5 * abs(w[i, lane]) + loss[i, lane]
-                            likelihood[users[lane]] += kappa[j] * w[i, lane] - weight[j] * missed
-                    continue
-                for i in range(size):
-                    for lane in range(LANES):
-                        far[i, lane] = distant[lane]
-                        free[i, lane] = 0.0 if settled[lane] else pace[lane]
-                if taken > 0:
+                    mean[:size], variance[:size], far[:size] = w[:size], e[:size], 1.0
+                else:
                     for i in range(size):
                         for lane in range(LANES):
-                            gap[lane] = max(gap[lane], abs(w[i, lane] - mean[i, lane]))
-                    relax(
-                        flat,
-                        ravelled(w),
-                        ravelled(e),
-                        ravelled(free),
-                        ravelled(far),
-                        ravelled(mean),
-                        ravelled(variance),
-                    )
+                            far[i, lane] = distant[lane]
+                            free[i, lane] = 0.0 if settled[lane] else pace[lane]
+                    if taken > 0:
+                        for i in range(size):
+                            for lane in range(LANES):
+                                gap[lane] = max(gap[lane], abs(w[i, lane] - mean[i, lane]))
+                        relax(
+                            flat,
+                            ravelled(w),
+                            ravelled(e),
+                            ravelled(free),
+                            ravelled(far),
+                            ravelled(mean),
+                            ravelled(variance),
+                        )
                 expectations(flat, ravelled(mean), ravelled(variance), power, scale, *scratch)
                 bend(
                     flat,
@@ -646,6 +624,15 @@ def e_step(
                     ravelled(more),
                     ravelled(pull),
                 )
+                if ending:
+                    for lane in range(len(users)):
+                        for i in range(min(size, counts[lane] - start)):
+                            j = pointers[users[lane]] + start + i
+                            score_mean[j], score_variance[j] = mean[i, lane], variance[i, lane]
+                            mean_weight[j], variance_weight[j] = w[i, lane] + more[i, lane], w[i, lane]
+                            missed = 0.5 * abs(mean[i, lane]) + loss[i, lane]
+                            likelihood[users[lane]] += kappa[j] * mean[i, lane] - weight[j] * missed
+                    continue
                 if longest > block:
                     for lane in range(len(users)):
                         for i in range(min(size, counts[lane] - start)):

@@ -18,6 +18,7 @@ from app.learning.adapters import (
 from app.learning.btl import fit_global, fit_global_with_ridge
 from app.learning.design import Design, design_of
 from app.learning.evidence import (
+    Crowd,
     evidence_bound,
     evidence_pass,
     maximise_evidence,
@@ -118,7 +119,7 @@ def test_the_e_step_and_the_bound_agree_with_the_reference(comparisons: Comparis
     np.testing.assert_allclose(found.variance_weight, slope, atol=1e-6)
     prior = 0.5 * (shared.ridge * shared.Theta_0**2).sum()
     prior += 0.5 * 3.0 * np.trace(shared.B @ row_spread(shared.T, 2, shared.d2) @ shared.B.T)
-    assert evidence_bound(shared, found, 3.0) == pytest.approx(total - prior, abs=1e-6)
+    assert evidence_bound(shared, found, Crowd.of(found, shared.T), 3.0) == pytest.approx(total - prior, abs=1e-6)
 
 
 def test_users_who_are_very_sure_settle_too() -> None:
