@@ -25,7 +25,27 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from app.learning.arrays import LINE
-from app.learning.lanes import LANES, add_product, add_row, add_rows, add_scaled, add_singles, fetch, turn
+from app.learning.lanes import (
+    LANES,
+    add_product,
+    add_products,
+    add_row,
+    add_rows,
+    add_scaled,
+    add_scaled_rows,
+    add_singles,
+    bits_of,
+    fetch,
+    number_of,
+    put,
+    put_difference,
+    put_inverse,
+    put_scaled,
+    put_sum,
+    take_triangle,
+    turn,
+    widest,
+)
 
 Result = TypeVar("Result")
 
@@ -56,11 +76,17 @@ MEAN_RELAXATION = 1.5
 """Of the means of scores between steps, each to the minimum of a quadratic above: below 2, none raises the loss."""
 VARIANCE_DAMPING = 0.4
 """Least damping of the variances of scores between steps, far from the end."""
-NEAR = 0.5
-"""Of a step in log-odds, below which a user's next ones are Newton's: the logistic function's slope changes by less
-than a factor of e^NEAR on the way, so that they contract."""
+NEAR = 2.0
+"""Of a step in log-odds, below which a user's next ones are Newton's, mixed with the last two (Anderson's mixing)."""
+PATIENCE = 4
+"""Mixed steps without a new best after which a user's are mixed no more, but damped."""
+CLOSE = 0.5
+"""As NEAR, of damped steps: the logistic function's slope changes by less than a factor of e^CLOSE on the way, so that
+they contract."""
 PACES = (0.6, 1.7)
-"""Of those steps, relatively; which one is told by how the last two compare (Aitken's relaxation)."""
+"""Of damped steps, relatively; which one is told by how the last two compare (Aitken's relaxation)."""
+ALIKE = 1e-10
+"""Relative to their squares: two steps whose difference says no more than this are taken for one."""
 
 
 def over_users(pointers: NDArray[np.int64], work: Callable[[int, int], Result], *, room: int = 0) -> list[Result]:
@@ -175,28 +201,28 @@ def constant_moment(m, V, k, d2, second):
             i += 1
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def exponentials(n, c, power, scale, e):
-    """Write exp(-c), c >= 0, to e; `power` are the bits of `scale`. A polynomial, so that it is a vector's work."""
-    for i in range(n):
-        t = -min(c[i], 700.0) * 1.4426950408889634
-        whole = np.floor(t + 0.5)
-        f = (t - whole) * 0.6931471805599453
-        power[i] = (np.int64(whole) + 1023) << 52
-        s = 1.6059043836821613e-10 * f + 2.08767569878681e-09
-        s = s * f + 2.505210838544172e-08
-        s = s * f + 2.755731922398589e-07
-        s = s * f + 2.7557319223985893e-06
-        s = s * f + 2.48015873015873e-05
-        s = s * f + 1.984126984126984e-04
-        s = s * f + 1.388888888888889e-03
-        s = s * f + 8.333333333333333e-03
-        s = s * f + 4.1666666666666664e-02
-        s = s * f + 1.6666666666666666e-01
-        s = s * f + 0.5
-        e[i] = (s * f + 1.0) * f + 1.0
-    for i in range(n):
-        e[i] *= scale[i]
+@njit(nogil=True, cache=True, inline="always", fastmath=FAST, error_model="numpy")
+def exponential(c):
+    """exp(-c) for c >= 0, within 1e-9 of itself: a polynomial, so that it is a vector's work."""
+    t = -min(c, 700.0) * 1.4426950408889634
+    whole = np.floor(t + 0.5)
+    f = (t - whole) * 0.6931471805599453
+    s = 2.48015873015873e-05 * f + 1.984126984126984e-04
+    s = s * f + 1.388888888888889e-03
+    s = s * f + 8.333333333333333e-03
+    s = s * f + 4.1666666666666664e-02
+    s = s * f + 1.6666666666666666e-01
+    s = s * f + 0.5
+    return ((s * f + 1.0) * f + 1.0) * number_of((np.int64(whole) + 1023) << 52)
+
+
+@njit(nogil=True, cache=True, inline="always", fastmath=FAST, error_model="numpy")
+def inverse_root(x):
+    """1 / sqrt(x) for x > 0, within 1e-10 of itself: Newton's steps from a guess by the exponent."""
+    r = number_of(0x5FE6EB50C7B537A9 - (bits_of(x) >> 1))
+    r *= 1.5 - 0.5 * x * r * r
+    r *= 1.5 - 0.5 * x * r * r
+    return r * (1.5 - 0.5 * x * r * r)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -213,9 +239,16 @@ def moments(n, o, vo, w, e):
         w[i] = mean
 
 
+@njit(nogil=True, cache=True)
+def spread(n, lanes, out):
+    """Write what each lane has to n vectors."""
+    for i in range(n):
+        put(out, i, lanes, 0, 1)
+
+
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def relax(n, new_mean, new_variance, pace, far, mean, variance):
-    """Move the scores' moments in use towards the new ones, by `pace`; the variances more carefully, where `far`.
+def relax(n, new_mean, new_variance, pace, far, damped, mean, variance):
+    """Move the scores' moments in use towards the new ones, by `pace`; the variances more carefully, where `damped`.
 
     A variance v's weight, about that of a normal density of variance s^2 = v + LOGISTIC_VARIANCES[2] at the mean m,
     changes by (m^2 / s^2 - 1) v / 2 s^2 times as much as v, relatively: where scores are sure, full steps would go to
@@ -224,38 +257,44 @@ def relax(n, new_mean, new_variance, pace, far, mean, variance):
     for i in range(n):
         mean[i] += pace[i] * (new_mean[i] - mean[i])
         spread = 1.0 / (variance[i] + LOGISTIC_VARIANCES[2])
-        steep = 0.5 * (mean[i] * mean[i] * spread - 1.0) * variance[i] * spread
+        steep = damped[i] * 0.5 * (mean[i] * mean[i] * spread - 1.0) * variance[i] * spread
         share = pace[i] / (1.0 + (MEAN_RELAXATION - 1.0) * far[i]) / (1.0 + max(steep, VARIANCE_DAMPING * far[i]))
         least = 0.5 * min(variance[i], new_variance[i])
         variance[i] = max(variance[i] + share * (new_variance[i] - variance[i]), least)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def expectations(n, mean, variance, power, scale, c, x, r, low, slope, loss):
+def expectations(n, mean, variance, low, slope, loss):
     """Write E[sigmoid(-|eta|)] to low, E[sigmoid'(eta)] to slope, E[log(1 + exp(eta))] less max(mean, 0) to loss.
 
     For eta ~ N(mean, variance), with the logistic function as a mixture of normal ones, and those after Abramowitz and
-    Stegun 26.2.17.
+    Stegun 26.2.17, whose three quotients are had by one division.
     """
-    low[:n] = 0.0
-    slope[:n] = 0.0
-    loss[:n] = 0.0
-    for part in range(len(LOGISTIC_SHARES)):
-        share, width = 0.3989422804014327 * LOGISTIC_SHARES[part], LOGISTIC_VARIANCES[part]
-        for i in range(n):
-            r[i] = 1.0 / np.sqrt(variance[i] + width)
-            a = mean[i] * r[i]
-            c[i] = 0.5 * a * a
-        exponentials(n, c, power, scale, x)
-        for i in range(n):
-            density = share * x[i]
-            t = 1.0 / (1.0 + 0.2316419 * abs(mean[i]) * r[i])
-            tail = ((1.330274429 * t - 1.821255978) * t + 1.781477937) * t
-            low[i] += density * ((tail - 0.356563782) * t + 0.319381530) * t
-            slope[i] += density * r[i]
-            loss[i] += density * (variance[i] + width) * r[i]
+    first, second, third = LOGISTIC_SHARES
     for i in range(n):
-        loss[i] -= abs(mean[i]) * low[i]
+        size = abs(mean[i])
+        d1, d2, d3 = (
+            variance[i] + LOGISTIC_VARIANCES[0],
+            variance[i] + LOGISTIC_VARIANCES[1],
+            variance[i] + LOGISTIC_VARIANCES[2],
+        )
+        r1, r2, r3 = inverse_root(d1), inverse_root(d2), inverse_root(d3)
+        a1, a2, a3 = size * r1, size * r2, size * r3
+        q1, q2, q3 = 1.0 + 0.2316419 * a1, 1.0 + 0.2316419 * a2, 1.0 + 0.2316419 * a3
+        one = 1.0 / (q1 * q2 * q3)
+        f1 = 0.3989422804014327 * first * exponential(0.5 * a1 * a1)
+        f2 = 0.3989422804014327 * second * exponential(0.5 * a2 * a2)
+        f3 = 0.3989422804014327 * third * exponential(0.5 * a3 * a3)
+        low[i] = f1 * tail(one * q2 * q3) + f2 * tail(one * q1 * q3) + f3 * tail(one * q1 * q2)
+        slope[i] = f1 * r1 + f2 * r2 + f3 * r3
+        loss[i] = f1 * d1 * r1 + f2 * d2 * r2 + f3 * d3 * r3 - size * low[i]
+
+
+@njit(nogil=True, cache=True, inline="always", fastmath=FAST, error_model="numpy")
+def tail(t):
+    """A normal distribution's tail over its density."""
+    s = ((1.330274429 * t - 1.821255978) * t + 1.781477937) * t
+    return ((s - 0.356563782) * t + 0.319381530) * t
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -266,12 +305,17 @@ def bend(n, mean, low, slope, o, far, weight, kappa, w, more, pull):
     lies above it everywhere else; where not `far`, they are the covariance's own, as in Newton's step. `w` comes with
     the scores' means as the adapter has them: `pull` leaves out what `more` adds to the slope there.
     """
+    # Three loops, since one over so many arrays is not made of vector instructions: they might overlap.
     for i in range(n):
-        size, own = abs(mean[i]), w[i] - o[i]
-        bound = max((0.5 - low[i]) / max(size, 1e-3), slope[i]) if size >= 1e-3 else slope[i]
+        size = abs(mean[i])
+        bound = max((0.5 - low[i]) / max(size, 1e-3), slope[i])
+        more[i] = bound if size >= 1e-3 else slope[i]
+    for i in range(n):
+        above = far[i] * (more[i] - slope[i]) * (mean[i] - w[i])
+        pull[i] = kappa[i] + weight[i] * (slope[i] * (mean[i] - o[i]) - more[i] * mean[i] + above)
+    for i in range(n):
+        more[i] = far[i] * weight[i] * (more[i] - slope[i])
         w[i] = weight[i] * slope[i]
-        more[i] = far[i] * weight[i] * (bound - slope[i])
-        pull[i] = kappa[i] - weight[i] * bound * mean[i] + w[i] * (mean[i] - o[i]) + more[i] * (mean[i] - o[i] - own)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -357,64 +401,32 @@ def load_placed(users, start, size, pointers, indptr, rows, cols, signs, P, own,
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def factorise(A, y):
-    """A (packed) becomes its Cholesky factor, the diagonal inverted; y (1, LANES) is scratch."""
-    p = int(np.sqrt(2 * len(A)))
+def invert(A, pivots, column, scaled):
+    """A (packed, positive definite) becomes its inverse; the pivots (p, LANES) multiply to its determinant.
+
+    By sweeps (Goodnight 1979): no step of theirs waits for the one before as a factor's do. The rest is scratch.
+    """
+    p = len(pivots)
     for a in range(p):
         row = a * (a + 1) // 2
-        for b in range(a + 1):
-            other = b * (b + 1) // 2
-            y[0] = 0.0
-            add_product(y, 0, A, row, A, other, b)
-            if a == b:
-                for lane in range(LANES):
-                    root = np.sqrt(A[row + a, lane] - y[0, lane])
-                    A[row + a, lane] = 1.0 / root
-            else:
-                for lane in range(LANES):
-                    A[row + b, lane] = (A[row + b, lane] - y[0, lane]) * A[other + b, lane]
-    return p
+        for b in range(p):
+            put(column, b, A, row + b if b < a else b * (b + 1) // 2 + a, 1)
+        put_inverse(pivots, a, column, a)
+        put_scaled(scaled, 0, column, 0, pivots, a, p)
+        take_triangle(A, 0, scaled, 0, column, 0, p)
+        for b in range(p):
+            put(A, row + b if b < a else b * (b + 1) // 2 + a, scaled, b, 1)
+        for lane in range(LANES):
+            A[row + a, lane] = -pivots[a, lane]
+        put(pivots, a, column, a, 1)
+    for i in range(len(A)):
+        for lane in range(LANES):
+            A[i, lane] *= -1.0
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def maximise(A, right, y, m):
-    """Solve A m = right; A (packed) is overwritten by its factor."""
-    p = factorise(A, y)
-    for a in range(p):
-        row = a * (a + 1) // 2
-        y[0] = 0.0
-        add_product(y, 0, A, row, m, 0, a)
-        m[a] = (right[a] - y[0]) * A[row + a]
-    for a in range(p - 1, -1, -1):
-        row = a * (a + 1) // 2
-        m[a] *= A[row + a]
-        y[0] = -m[a]
-        add_scaled(m, 0, A, row, y, 0, a)
-
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def solve(A, R, G, y):
-    """R = A^-1 (packed, A is overwritten by its factor and G by the factor's inverse)."""
-    p = factorise(A, y)
-    R[:] = 0.0
-    for a in range(p):  # row a of the factor's inverse, and what it adds to the inverse itself
-        row = a * (a + 1) // 2
-        G[row : row + a + 1] = 0.0
-        for c in range(a):
-            add_scaled(G, row, G, c * (c + 1) // 2, A, row + c, c + 1)
-        for b in range(a):
-            for lane in range(LANES):
-                G[row + b, lane] *= -A[row + a, lane]
-        G[row + a] = A[row + a]
-        for b in range(a + 1):
-            add_scaled(R, b * (b + 1) // 2, G, row, G, row + b, b + 1)
-
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def times(R, x, y):
-    """R x, with R packed and symmetric, is written to y."""
-    p = len(x)
-    y[:] = 0.0
+def add_times(R, x, p, y):
+    """R x, with R packed and symmetric (p, p), is added to y."""
     for a in range(p):
         row = a * (a + 1) // 2
         add_product(y, a, R, row, x, 0, a + 1)
@@ -429,21 +441,95 @@ def pool(table):
 
 
 @njit(nogil=True, cache=True)
-def set_pace(gap, step, last, distant, pace):
-    """How far each lane goes next: where its scores moved by less than NEAR, by how its last two `step`s compare."""
+def set_pace(gap, size, step, last, p, history, best, stale, damped, distant, pace):
+    """How far each lane goes next, `size` being its step's square.
+
+    Where its scores moved by less than NEAR the whole way, to be mixed with the `history` of so many steps just like
+    it; where that has not come closer for a while, as far as the last two steps' comparison says.
+    """
     for lane in range(LANES):
         was_near = distant[lane] == 0.0
-        distant[lane] = 1.0 if gap[lane] > NEAR else 0.0
-        along, size = 0.0, 0.0
-        for a in range(len(step)):
+        if was_near and damped[lane] == 0.0:
+            history[lane] += 1
+            stale[lane] = 0 if size[0, lane] < best[lane] else stale[lane] + 1
+            best[lane] = min(best[lane], size[0, lane])
+            if stale[lane] == PATIENCE:
+                damped[lane], was_near = 1.0, False
+        distant[lane] = 1.0 if gap[lane] > (CLOSE if damped[lane] > 0.0 else NEAR) else 0.0
+        if distant[lane] > 0.0 or damped[lane] > 0.0:
+            history[lane], stale[lane], best[lane] = 0, 0, np.inf
+        along, before = 0.0, 0.0
+        for a in range(p):  # of the mean alone
             along += step[a, lane] * last[a, lane]
-            size += last[a, lane] * last[a, lane]
+            before += last[a, lane] * last[a, lane]
         if distant[lane] > 0.0:
             pace[lane] = MEAN_RELAXATION
-        elif was_near and size > 0.0:
-            pace[lane] = min(max(pace[lane] / max(1.0 - along / size, 0.1), PACES[0]), PACES[1])
+        elif was_near and damped[lane] > 0.0 and before > 0.0:
+            pace[lane] = min(max(pace[lane] / max(1.0 - along / before, 0.1), PACES[0]), PACES[1])
         else:
             pace[lane] = 1.0
+
+
+@njit(nogil=True, cache=True)
+def set_shares(products, history, settled, shares):
+    """How much of the last two differences each lane adds, such that its step would change least.
+
+    `products` of the newer difference d, the older e and the step s: dd, ee, de, ds, es.
+    """
+    for lane in range(LANES):
+        dd, ee, de = products[0, lane], products[1, lane], products[2, lane]
+        ds, es = products[3, lane], products[4, lane]
+        shares[0, lane], shares[1, lane] = 0.0, 0.0
+        if settled[lane] or history[lane] < 2 or not dd > 0.0:
+            continue
+        shares[0, lane] = -ds / dd
+        apart = dd * ee - de * de
+        if history[lane] > 2 and apart > ALIKE * dd * ee:
+            shares[0, lane] = (de * es - ee * ds) / apart
+            shares[1, lane] = (de * ds - dd * es) / apart
+
+
+@njit(nogil=True, cache=True)
+def mix(belief, step, last_step, image, last_image, turns, bends, taken, history, settled, products, shares):
+    """Move the belief on to where its step would be least, as far as its last two changes tell (Anderson's mixing).
+
+    Of images and of steps the last two differences are kept, in turn.
+    """
+    size = len(step)
+    newer, older = taken % 2 * size, (1 - taken % 2) * size
+    put_difference(turns, newer, image, 0, last_image, 0, size)
+    put_difference(bends, newer, step, 0, last_step, 0, size)
+    if largest(history) < 2:
+        return
+    products[:] = 0.0
+    add_product(products, 0, bends, newer, bends, newer, size)
+    add_product(products, 1, bends, older, bends, older, size)
+    add_product(products, 2, bends, newer, bends, older, size)
+    add_product(products, 3, bends, newer, step, 0, size)
+    add_product(products, 4, bends, older, step, 0, size)
+    set_shares(products, history, settled, shares)
+    add_scaled(belief, 0, turns, newer, shares, 0, size)
+    add_scaled(belief, 0, turns, older, shares, 1, size)
+
+
+@njit(nogil=True, cache=True)
+def largest(lanes):
+    """The largest of a vector's numbers."""
+    most = lanes[0]
+    for lane in range(1, LANES):
+        most = max(most, lanes[lane])
+    return most
+
+
+@njit(nogil=True, cache=True)
+def twice_off_diagonal(R, p):
+    """So that a packed matrix's product with another is the whole matrices'."""
+    at = 0
+    for a in range(p):
+        for b in range(a):
+            for lane in range(LANES):
+                R[at + b, lane] *= 2.0
+        at += a + 1
 
 
 @njit(nogil=True, cache=True)
@@ -474,8 +560,8 @@ def inverses(first, last, matrices, V, log):
     """V[i] = matrices[i]^-1 (E, k, k), symmetric positive definite, and log |V[i]|, for first <= i < last."""
     p = matrices.shape[1]
     q = p * (p + 1) // 2
-    A, R, G = np.empty((q, LANES)), np.empty((q, LANES)), np.empty((q, LANES))
-    y = np.empty((1, LANES))
+    A, pivots = np.empty((q, LANES)), np.empty((p, LANES))
+    column, scaled = np.empty((p, LANES)), np.empty((p, LANES))
     for begin in range(first, last, LANES):
         for lane in range(LANES):
             one = min(begin + lane, last - 1)
@@ -484,17 +570,17 @@ def inverses(first, last, matrices, V, log):
                 for b in range(a + 1):
                     A[at, lane] = matrices[one, a, b]
                     at += 1
-        solve(A, R, G, y)
+        invert(A, pivots, column, scaled)
         for lane in range(min(LANES, last - begin)):
             at = 0
             for a in range(p):
                 for b in range(a + 1):
-                    V[begin + lane, a, b] = R[at, lane]
-                    V[begin + lane, b, a] = R[at, lane]
+                    V[begin + lane, a, b] = A[at, lane]
+                    V[begin + lane, b, a] = A[at, lane]
                     at += 1
             log[begin + lane] = 0.0
             for a in range(p):
-                log[begin + lane] += 2.0 * np.log(A[a * (a + 3) // 2, lane])
+                log[begin + lane] -= np.log(pivots[a, lane])
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -516,27 +602,39 @@ def e_step(
         most = max(most, pointers[order[g] + 1] - pointers[order[g]])
     block = min(most, max(1, BLOCK_NUMBERS // (LANES * max(q, 1))))
     Z, S = np.empty((block * p + LANES, LANES)), np.empty((block * q + LANES, LANES))
-    room = np.zeros((17, block, LANES))
+    room = np.zeros((16, block * LANES))
     o, vo, kappas, weights, pull, w, e = room[0], room[1], room[2], room[3], room[4], room[5], room[6]
     free, mean, variance, low, slope, loss = room[7], room[8], room[9], room[10], room[11], room[12]
-    more, far = room[15], room[16]
-    scratch = (ravelled(room[13]), ravelled(room[14]), ravelled(pull), ravelled(low), ravelled(slope), ravelled(loss))
-    power = np.empty(block * LANES, np.int64)
-    scale = power.view(np.float64)
-    prior, A, H, G, R, V = (
-        np.empty((q, LANES)),
-        np.empty((q, LANES)),
+    more, far, careful = room[13], room[14], room[15]
+    nothing, prior, A, H, R = (
+        np.zeros((q, LANES)),
         np.empty((q, LANES)),
         np.empty((q, LANES)),
         np.empty((q, LANES)),
         np.empty((q, LANES)),
     )
-    right, m, new, y = np.empty((p, LANES)), np.empty((p, LANES)), np.empty((p, LANES)), np.empty((1, LANES))
-    roots = np.ones((p, LANES))
+    right, pivots, column, scaled = (
+        np.empty((p, LANES)),
+        np.ones((p, LANES)),
+        np.empty((p, LANES)),
+        np.empty((p, LANES)),
+    )
+    # A belief is a mean and a covariance, one behind the other.
+    belief, image, step, last_image, last_step = (
+        np.empty((p + q, LANES)),
+        np.empty((p + q, LANES)),
+        np.zeros((p + q, LANES)),
+        np.zeros((p + q, LANES)),
+        np.zeros((p + q, LANES)),
+    )
+    turns, bends = np.zeros((2 * (p + q), LANES)), np.zeros((2 * (p + q), LANES))
+    products, shares, size_now = np.empty((5, LANES)), np.empty((2, LANES)), np.empty((1, LANES))
+    history, stale = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+    best, damped, cautious, going = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     z, doubt = np.empty((block, p)), np.empty(C.shape[1])
     counts, settled, change = np.empty(LANES, np.int64), np.empty(LANES, np.bool_), np.empty(LANES)
     gap, distant = np.empty(LANES), np.empty(LANES)
-    pace, step = np.empty(LANES), np.zeros((p, LANES))
+    pace = np.empty(LANES)
     at = 0
     for a in range(p):
         for b in range(a + 1):
@@ -557,144 +655,124 @@ def e_step(
             if counts[lane] == 0:
                 covariances[users[lane]] = T
                 log_volume[users[lane]] = np.nan
-        m[:] = 0.0
+        belief[:] = 0.0
         distant[:] = 1.0
+        damped[:] = 0.0
+        history[:] = 0
+        stale[:] = 0
+        best[:] = np.inf
         pace[:] = MEAN_RELAXATION
         taken, fresh = 0, True
         while longest > 0:
             ending = taken == iterations or settled.all()
-            A[:] = prior
+            put(A, 0, prior, 0, q)
             if together:
                 A[:, 1:] = 0.0
-            H[:] = 0.0
-            right[:] = 0.0
+            put(H, 0, nothing, 0, q)
+            put(right, 0, nothing, 0, p)
             gap[:] = 0.0
-            any_far = distant.any()
+            any_far = largest(distant) > 0.0
+            for lane in range(LANES):
+                cautious[lane] = max(damped[lane], distant[lane])
+                going[lane] = 0.0 if settled[lane] else pace[lane]
             for start in range(0, longest, block):
                 size = min(block, longest - start)
+                flat = size * LANES
                 if fresh or longest > block:
                     load(users, start, size, pointers, indptr, rows, cols, signs, P, own, Y, C, places, z, doubt, Z, S)
                     room[:] = 0.0
                     for lane in range(len(users)):
                         for i in range(min(size, counts[lane] - start)):
-                            j = pointers[users[lane]] + start + i
-                            o[i, lane], vo[i, lane], kappas[i, lane] = offset[j], offset_variance[j], kappa[j]
-                            mean[i, lane], variance[i, lane], weights[i, lane] = used[0, j], used[1, j], weight[j]
-                flat = size * LANES
-                if taken == 0:
-                    w[:size] = o[:size]
-                else:
-                    w[:size] = 0.0
-                    e[:size] = 0.0
-                    for i in range(size):
-                        add_product(w, i, Z, i * p, m, 0, p)
-                        add_product(e, i, S, i * q, R, 0, q)
-                    moments(flat, ravelled(o), ravelled(vo), ravelled(w), ravelled(e))
+                            j, at = pointers[users[lane]] + start + i, i * LANES + lane
+                            o[at], vo[at], kappas[at], weights[at] = offset[j], offset_variance[j], kappa[j], weight[j]
+                            mean[at], variance[at] = used[0, j], used[1, j]
+                w[:flat] = 0.0
+                e[:flat] = 0.0
+                if taken > 0:
+                    add_products(w, 0, Z, 0, belief, 0, size, p)
+                    add_products(e, 0, S, 0, R, 0, size, q)
+                moments(flat, o, vo, w, e)
                 if ending:
-                    mean[:size], variance[:size], far[:size] = w[:size], e[:size], 1.0
+                    put(mean, 0, w, 0, size)
+                    put(variance, 0, e, 0, size)
+                    far[:flat] = 1.0
                 else:
-                    for i in range(size):
-                        for lane in range(LANES):
-                            far[i, lane] = distant[lane]
-                            free[i, lane] = 0.0 if settled[lane] else pace[lane]
+                    spread(size, distant, far)
                     if taken > 0:
-                        for i in range(size):
-                            for lane in range(LANES):
-                                gap[lane] = max(gap[lane], abs(w[i, lane] - mean[i, lane]))
-                        relax(
-                            flat,
-                            ravelled(w),
-                            ravelled(e),
-                            ravelled(free),
-                            ravelled(far),
-                            ravelled(mean),
-                            ravelled(variance),
-                        )
-                expectations(flat, ravelled(mean), ravelled(variance), power, scale, *scratch)
-                bend(
-                    flat,
-                    ravelled(mean),
-                    ravelled(low),
-                    ravelled(slope),
-                    ravelled(o),
-                    ravelled(far),
-                    ravelled(weights),
-                    ravelled(kappas),
-                    ravelled(w),
-                    ravelled(more),
-                    ravelled(pull),
-                )
-                if ending:
+                        spread(size, cautious, careful)
+                        spread(size, going, free)
+                        widest(gap, 0, w, 0, mean, 0, size)
+                        relax(flat, w, e, free, far, careful, mean, variance)
+                expectations(flat, mean, variance, low, slope, loss)
+                bend(flat, mean, low, slope, o, far, weights, kappas, w, more, pull)
+                if ending or longest > block:
                     for lane in range(len(users)):
                         for i in range(min(size, counts[lane] - start)):
-                            j = pointers[users[lane]] + start + i
-                            score_mean[j], score_variance[j] = mean[i, lane], variance[i, lane]
-                            mean_weight[j], variance_weight[j] = w[i, lane] + more[i, lane], w[i, lane]
-                            missed = 0.5 * abs(mean[i, lane]) + loss[i, lane]
-                            likelihood[users[lane]] += kappa[j] * mean[i, lane] - weight[j] * missed
-                    continue
-                if longest > block:
-                    for lane in range(len(users)):
-                        for i in range(min(size, counts[lane] - start)):
-                            j = pointers[users[lane]] + start + i
-                            used[0, j], used[1, j] = mean[i, lane], variance[i, lane]
-                for i in range(size):
-                    add_scaled(A, 0, S, i * q, w, i, q)
-                    add_scaled(right, 0, Z, i * p, pull, i, p)
+                            j, at = pointers[users[lane]] + start + i, i * LANES + lane
+                            used[0, j], used[1, j] = mean[at], variance[at]
+                            if ending:
+                                score_mean[j], score_variance[j] = mean[at], variance[at]
+                                mean_weight[j], variance_weight[j] = w[at] + more[at], w[at]
+                                missed = 0.5 * abs(mean[at]) + loss[at]
+                                likelihood[users[lane]] += kappa[j] * mean[at] - weight[j] * missed
+                if not ending:
+                    add_scaled_rows(A, 0, S, 0, w, 0, size, q)
+                    add_scaled_rows(right, 0, Z, 0, pull, 0, size, p)
                     if any_far:
-                        add_scaled(H, 0, S, i * q, more, i, q)
+                        add_scaled_rows(H, 0, S, 0, more, 0, size, q)
             if ending:
                 break
             if together:
                 pool(A)
                 pool(H)
                 pool(right)
-                gap[:] = gap.max()
+                gap[:] = largest(gap)
+            put(image, 0, nothing, 0, p)
             if any_far:
-                times(H, m, new)
-                right += new
-                H += A
-            solve(A, V, G, y)
-            for a in range(p):
-                roots[a] = A[a * (a + 3) // 2]
-            if any_far:
-                maximise(H, right, y, new)
-            else:
-                times(V, right, new)
-            new -= m
+                add_times(H, belief, p, right)
+                put_sum(H, 0, H, 0, A, 0, q)
+                invert(H, pivots, column, scaled)
+                add_times(H, right, p, image)
+            invert(A, pivots, column, scaled)
+            if not any_far:
+                add_times(A, right, p, image)
+            put(image, p, A, 0, q)
+            if taken == 0:
+                put(belief, p, A, 0, q)
+            put(last_step, 0, step, 0, p + q)
+            put_difference(step, 0, image, 0, belief, 0, p + q)
             change[:] = 0.0
-            for a in range(p):
-                for lane in range(LANES):
-                    change[lane] = max(change[lane], abs(new[a, lane]))
-            if taken > 0:
-                set_pace(gap, new, step, distant, pace)
-            step[:] = new
-            new += m
-            m[:] = new
-            R[:] = V
-            at = 0
-            for a in range(p):
-                add_scaled(R, at, m, 0, m, a, a + 1)
-                at += a + 1
-                R[at - 1 - a : at - 1] *= 2.0
+            widest(change, 0, image, 0, belief, 0, p)
             taken, fresh = taken + 1, False
             for lane in range(len(users)):
                 if not settled[lane]:
                     steps[users[lane]] = taken
                     settled[lane] = p == 0 or (change[lane] <= tolerance and taken > 1)
+            if taken > 1:
+                size_now[:] = 0.0
+                add_product(size_now, 0, step, 0, step, 0, p + q)
+                set_pace(gap, size_now, step, last_step, p, history, best, stale, damped, distant, pace)
+            put(belief, 0, image, 0, p + q)
+            if largest(history) > 0 and taken < iterations:
+                mix(belief, step, last_step, image, last_image, turns, bends, taken, history, settled, products, shares)
+            put(last_image, 0, image, 0, p + q)
+            put(R, 0, belief, p, q)
+            for a in range(p):
+                add_scaled(R, a * (a + 1) // 2, belief, 0, belief, a, a + 1)
+            twice_off_diagonal(R, p)
         for lane in range(len(users)):
             if counts[lane] == 0:
                 done[users[lane]] = True
                 continue
             done[users[lane]] = settled[lane]
             log_volume[users[lane]] = 0.0
-            at = 0
+            at = p
             for a in range(p):
-                log_volume[users[lane]] += 2.0 * np.log(roots[a, lane])
-                means[users[lane], a] = m[a, lane]
+                log_volume[users[lane]] -= np.log(pivots[a, lane])
+                means[users[lane], a] = belief[a, lane]
                 for b in range(a + 1):
-                    covariances[users[lane], a, b] = V[at, lane]
-                    covariances[users[lane], b, a] = V[at, lane]
+                    covariances[users[lane], a, b] = belief[at, lane]
+                    covariances[users[lane], b, a] = belief[at, lane]
                     at += 1
 
 

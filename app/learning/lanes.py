@@ -5,6 +5,7 @@ because the compiler cannot know that two arrays don't overlap, and then takes o
 a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -51,6 +52,178 @@ def _add_product(_typing, y, at_y, a, at_a, b, at_b, count):
         return context.get_dummy_value()
 
     return _signature(y, at_y, a, at_a, b, at_b, count), build
+
+
+ABREAST = 4
+"""Rows that are worked on side by side, so that what they share is loaded once and no sum waits for another."""
+
+
+def _add_products(_typing, y, at_y, a, at_a, b, at_b, rows, count):
+    """y[at_y + r] += the sum of a[at_a + r * count + i] * b[at_b + i] over i < count, for r < rows."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, left, right = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
+        _, at_y, _, at_a, _, at_b, rows, count = values
+
+        def some(r: Any, abreast: int) -> None:
+            places = [builder.gep(target, [_plus(builder, at_y, r, i)]) for i in range(abreast)]
+            totals = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
+            begins = [builder.add(at_a, builder.mul(_plus(builder, r, r.type(0), i), count)) for i in range(abreast)]
+            with cgutils.for_range(builder, count) as loop:
+                shared = builder.load(builder.gep(right, [builder.add(at_b, loop.index)]), align=8)
+                for begin, total in zip(begins, totals, strict=True):
+                    own = builder.load(builder.gep(left, [builder.add(begin, loop.index)]), align=8)
+                    product = builder.fmul(own, shared, flags=_FAST)
+                    builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
+            for place, total in zip(places, totals, strict=True):
+                builder.store(builder.load(total), place, align=8)
+
+        _abreast(builder, rows, some)
+        return context.get_dummy_value()
+
+    return _signature(y, at_y, a, at_a, b, at_b, rows, count), build
+
+
+def _add_scaled_rows(_typing, y, at_y, x, at_x, a, at_a, rows, count):
+    """y[at_y + i] += the sum of a[at_a + r] * x[at_x + r * count + i] over r < rows, for i < count."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, source, factors = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
+        _, at_y, _, at_x, _, at_a, rows, count = values
+
+        def some(r: Any, abreast: int) -> None:
+            own = [builder.load(builder.gep(factors, [_plus(builder, at_a, r, i)]), align=8) for i in range(abreast)]
+            begins = [builder.add(at_x, builder.mul(_plus(builder, r, r.type(0), i), count)) for i in range(abreast)]
+            with cgutils.for_range(builder, count) as loop:
+                place = builder.gep(target, [builder.add(at_y, loop.index)])
+                total = builder.load(place, align=8)
+                for factor, begin in zip(own, begins, strict=True):
+                    other = builder.load(builder.gep(source, [builder.add(begin, loop.index)]), align=8)
+                    total = builder.fadd(total, builder.fmul(factor, other, flags=_FAST), flags=_FAST)
+                builder.store(total, place, align=8)
+
+        _abreast(builder, rows, some)
+        return context.get_dummy_value()
+
+    return _signature(y, at_y, x, at_x, a, at_a, rows, count), build
+
+
+def _abreast(builder: Any, rows: Any, some: Callable[[Any, int], None]) -> None:
+    """`some(r, ABREAST)` for groups of rows, and `some(r, 1)` for those left over."""
+    several = rows.type(ABREAST)
+    groups = builder.sdiv(rows, several)
+    with cgutils.for_range(builder, groups) as loop:
+        some(builder.mul(loop.index, several), ABREAST)
+    with cgutils.for_range(builder, builder.srem(rows, several)) as loop:
+        some(builder.add(builder.mul(groups, several), loop.index), 1)
+
+
+def _plus(builder: Any, first: Any, second: Any, number: int) -> Any:
+    return builder.add(builder.add(first, second), first.type(number))
+
+
+def _take_triangle(_typing, y, at_y, a, at_a, b, at_b, rows):
+    """y[at_y + r (r + 1) / 2 + i] -= a[at_a + r] * b[at_b + i] for i <= r < rows."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, left, right = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
+        _, at_y, _, at_a, _, at_b, rows = values
+        one = rows.type(1)
+        with cgutils.for_range(builder, rows) as outer:
+            r = outer.index
+            factor = builder.load(builder.gep(left, [builder.add(at_a, r)]), align=8)
+            begin = builder.add(at_y, builder.sdiv(builder.mul(r, builder.add(r, one)), rows.type(2)))
+            with cgutils.for_range(builder, builder.add(r, one)) as loop:
+                place = builder.gep(target, [builder.add(begin, loop.index)])
+                other = builder.load(builder.gep(right, [builder.add(at_b, loop.index)]), align=8)
+                product = builder.fmul(factor, other, flags=_FAST)
+                builder.store(builder.fsub(builder.load(place, align=8), product, flags=_FAST), place, align=8)
+        return context.get_dummy_value()
+
+    return _signature(y, at_y, a, at_a, b, at_b, rows), build
+
+
+def _put(_typing, y, at_y, x, at_x, count):
+    """y[at_y + i] = x[at_x + i] for i < count."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, source = (_vectors(context, builder, signature, values, i) for i in (0, 2))
+        with cgutils.for_range(builder, values[4]) as loop:
+            other = builder.load(builder.gep(source, [builder.add(values[3], loop.index)]), align=8)
+            builder.store(other, builder.gep(target, [builder.add(values[1], loop.index)]), align=8)
+        return context.get_dummy_value()
+
+    return _signature(y, at_y, x, at_x, count), build
+
+
+def _put_scaled(_typing, y, at_y, x, at_x, a, at_a, count):
+    """y[at_y + i] = a[at_a] * x[at_x + i] for i < count."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, source, factors = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
+        factor = builder.load(builder.gep(factors, [values[5]]), align=8)
+        with cgutils.for_range(builder, values[6]) as loop:
+            other = builder.load(builder.gep(source, [builder.add(values[3], loop.index)]), align=8)
+            place = builder.gep(target, [builder.add(values[1], loop.index)])
+            builder.store(builder.fmul(factor, other, flags=_FAST), place, align=8)
+        return context.get_dummy_value()
+
+    return _signature(y, at_y, x, at_x, a, at_a, count), build
+
+
+def _put_inverse(_typing, y, at_y, x, at_x):
+    """y[at_y] = 1 / x[at_x]."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, source = (_vectors(context, builder, signature, values, i) for i in (0, 2))
+        other = builder.load(builder.gep(source, [values[3]]), align=8)
+        one = ir.Constant(_VECTOR, [1.0] * LANES)
+        builder.store(builder.fdiv(one, other, flags=_FAST), builder.gep(target, [values[1]]), align=8)
+        return context.get_dummy_value()
+
+    return _signature(y, at_y, x, at_x), build
+
+
+def _put_sum(_typing, y, at_y, a, at_a, b, at_b, count):
+    """y[at_y + i] = a[at_a + i] + b[at_b + i] for i < count."""
+    return _signature(y, at_y, a, at_a, b, at_b, count), _put_both("fadd")
+
+
+def _put_difference(_typing, y, at_y, a, at_a, b, at_b, count):
+    """y[at_y + i] = a[at_a + i] - b[at_b + i] for i < count."""
+    return _signature(y, at_y, a, at_a, b, at_b, count), _put_both("fsub")
+
+
+def _put_both(operation: str) -> Any:
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, left, right = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
+        with cgutils.for_range(builder, values[6]) as loop:
+            first = builder.load(builder.gep(left, [builder.add(values[3], loop.index)]), align=8)
+            second = builder.load(builder.gep(right, [builder.add(values[5], loop.index)]), align=8)
+            place = builder.gep(target, [builder.add(values[1], loop.index)])
+            builder.store(getattr(builder, operation)(first, second, flags=_FAST), place, align=8)
+        return context.get_dummy_value()
+
+    return build
+
+
+def _widest(_typing, y, at_y, a, at_a, b, at_b, rows):
+    """y[at_y] = the largest of it and of |a[at_a + r] - b[at_b + r]| for r < rows."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, left, right = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
+        place = builder.gep(target, [values[1]])
+        most = cgutils.alloca_once_value(builder, builder.load(place, align=8))
+        with cgutils.for_range(builder, values[6]) as loop:
+            first = builder.load(builder.gep(left, [builder.add(values[3], loop.index)]), align=8)
+            second = builder.load(builder.gep(right, [builder.add(values[5], loop.index)]), align=8)
+            for one, other in ((first, second), (second, first)):
+                gap, known = builder.fsub(one, other, flags=_FAST), builder.load(most)
+                builder.store(builder.select(builder.fcmp_ordered(">", gap, known), gap, known), most)
+        builder.store(builder.load(most), place, align=8)
+        return context.get_dummy_value()
+
+    return _signature(y, at_y, a, at_a, b, at_b, rows), build
 
 
 def _vectors(context: Any, builder: Any, signature: Any, values: Any, argument: int) -> Any:
@@ -186,6 +359,26 @@ def _vector_at(builder: Any, data: Any, index: Any) -> Any:
     return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
 
 
+def _bits_of(_typing, x):  # noqa: ARG001
+    """The bits of a float64, as an integer."""
+
+    def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.bitcast(values[0], ir.IntType(64))
+
+    return types.int64(types.float64), build
+
+
+def _number_of(_typing, bits):  # noqa: ARG001
+    """The float64 that has these bits."""
+
+    def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.bitcast(values[0], ir.DoubleType())
+
+    return types.float64(types.int64), build
+
+
+bits_of: Any = intrinsic(_bits_of)
+number_of: Any = intrinsic(_number_of)
 add_row: Any = intrinsic(_add_row)
 add_rows: Any = intrinsic(_add_rows)
 turn: Any = intrinsic(_turn)
@@ -193,3 +386,12 @@ fetch: Any = intrinsic(_fetch)
 add_scaled: Any = intrinsic(_add_scaled)
 add_product: Any = intrinsic(_add_product)
 add_singles: Any = intrinsic(_add_singles)
+add_products: Any = intrinsic(_add_products)
+add_scaled_rows: Any = intrinsic(_add_scaled_rows)
+take_triangle: Any = intrinsic(_take_triangle)
+put: Any = intrinsic(_put)
+put_difference: Any = intrinsic(_put_difference)
+put_inverse: Any = intrinsic(_put_inverse)
+put_scaled: Any = intrinsic(_put_scaled)
+put_sum: Any = intrinsic(_put_sum)
+widest: Any = intrinsic(_widest)
