@@ -180,7 +180,6 @@ class Notices:
                     self._hear(notify.payload)
                 await connection.execute("SELECT 1")
         finally:
-            self._listening = False
             await connection.close()
 
     def _hear(self, payload: str) -> None:

@@ -49,6 +49,9 @@ NOT_SWAPPED, FAULT = 77, 78
 STUCK_SECONDS = 60.0
 """Without using the processor: what waits for ever."""
 
+LOOK_SECONDS = 0.02
+"""How often it is looked at what a trial does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -290,17 +293,19 @@ def forked(deed: Callable[[], int | None], *, log: Path | None, stuck: float | N
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(FAULT)
-    used, since = 0.0, time.monotonic()
+    used, idle = 0.0, 0.0
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         now = _cpu_seconds(child)
-        if now > used + 0.02:
-            used, since = now, time.monotonic()
-        if stuck is not None and time.monotonic() - since > stuck:
+        if now > used + LOOK_SECONDS:
+            used, idle = now, 0.0
+        if stuck is not None and idle > stuck:
             os.killpg(child, signal.SIGKILL)
-        time.sleep(0.02)
+        time.sleep(LOOK_SECONDS)
+        # Not by the clock, which goes on where both are stopped for a while.
+        idle += LOOK_SECONDS
 
 
 def _cpu_seconds(process: int) -> float:

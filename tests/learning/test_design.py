@@ -141,3 +141,11 @@ def test_contexts_are_principal_columns_of_which_the_first_has_unit_spread() -> 
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-12)
     assert covariance[0, 0] == pytest.approx(1.0)
     assert (np.diff(np.diag(covariance)) <= 0).all()
+
+
+def test_what_is_rounding_beside_the_widest_direction_of_contexts_is_left_out() -> None:
+    rng = np.random.default_rng(9)
+    contexts = rng.standard_normal((20, 2)) * [1e8, 1e-3]
+    first, context = rng.integers(0, 3, 40), np.arange(40) % 20
+    c = Comparisons.from_pairs(np.eye(3), first, (first + 1) % 3, user=[0] * 40, contexts=contexts, context=context)
+    assert feature_map_of(c).columns(contexts).shape == (20, 2)

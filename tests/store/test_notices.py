@@ -3,6 +3,7 @@ from contextlib import suppress
 
 import psycopg
 import pytest
+import structlog
 
 from app.store import Database, Notice, Notices, announce
 from app.store.database import EVERYTHING
@@ -105,12 +106,14 @@ async def test_a_lost_connection_is_noticed_and_everything_may_have_changed(
     heard = heard_by(notices)
     position = await _announced(db)
     await until_heard(notices, position)
-    with psycopg.connect(db.url, autocommit=True) as other:
-        other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND query IN ('SELECT 1', 'LISTEN psharelora_notices') OR query LIKE 'SELECT pg_snapshot_xmin%'"
-        )
-    await eventually(lambda: EVERYTHING in heard)
+    with structlog.testing.capture_logs() as logged:
+        with psycopg.connect(db.url, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND query IN ('SELECT 1', 'LISTEN psharelora_notices') OR query LIKE 'SELECT pg_snapshot_xmin%'"
+            )
+        await eventually(lambda: EVERYTHING in heard)
+    assert [event["event"] for event in logged] == ["notices_lost"]
     await eventually(lambda: notices.is_listening)
     await eventually(lambda: notices.has_heard(position))
     again = await _announced(db)
