@@ -46,8 +46,8 @@ LEAST_SECONDS, SETUP_SECONDS = 8.0, 120.0
 NOT_SWAPPED, FAULT = 77, 78
 """Exit statuses: the module must be loaded anew; this script has a fault."""
 
-STUCK_SECONDS = 60.0
-"""Without using the processor: what waits for ever."""
+STUCK_SECONDS, STUCK_SHARE = 60.0, 0.02
+"""How long without using more of the processor than who looks again and again: what waits for ever."""
 
 LOOK_SECONDS = 0.02
 """How often it is looked at what a trial does."""
@@ -299,7 +299,7 @@ def forked(deed: Callable[[], int | None], *, log: Path | None, stuck: float | N
         if ended:
             return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         now = _cpu_seconds(child)
-        if now > used + LOOK_SECONDS:
+        if now > used + LOOK_SECONDS + STUCK_SHARE * idle:
             used, idle = now, 0.0
         if stuck is not None and idle > stuck:
             os.killpg(child, signal.SIGKILL)
