@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 
 import pytest
+from sqlalchemy import text
 
 from app.domain import CatalogEnvironment, NotFoundError, Scope, UnauthenticatedError
 from app.store import (
@@ -14,10 +15,12 @@ from app.store import (
     create_key,
     delete_environment,
     put_environment,
+    record_preferences,
     revoke_key,
 )
 from app.store.current import Remembered
-from tests.support.feedback import until
+from tests.support.builders import prefers
+from tests.support.feedback import define, until
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +127,35 @@ async def test_a_change_of_this_process_is_seen_at_once(current: Current, db: Da
     for confidence in (0.5, 0.6, 0.7):
         await put_environment(db, CatalogEnvironment(environment_name, item_dim=2, confidence=confidence))
         assert (await current.environment(environment_name)).definition.confidence == confidence
+
+
+async def test_what_another_process_recorded_is_counted(
+    current: Current, other: Database, environment_name: str
+) -> None:
+    await define(other, CatalogEnvironment(environment_name, item_dim=2))
+    assert (await current.user(environment_name, "ada"))[1].feedback_count == 0
+    await record_preferences(other, environment_name, [prefers("ada", "item-0", "item-1")])
+
+    async def count() -> int:
+        return (await current.user(environment_name, "ada"))[1].feedback_count
+
+    await until(count, lambda found: found == 1, every=0.002)
+
+
+async def test_who_asks_for_what_was_not_heard_yet_is_answered_from_the_database(
+    current: Current, notices: Notices, db: Database, environment_name: str
+) -> None:
+    await define(db, CatalogEnvironment(environment_name, item_dim=2))
+    recorded = await record_preferences(db, environment_name, [prefers("ada", "item-0", "item-1")])
+    assert recorded.position is not None
+    await eventually(lambda: notices.has_heard(recorded.position or 0))
+    environment, count = await current.user(environment_name, "ada", recorded.position)
+    assert count.feedback_count == 1
+    async with db.begin() as connection:
+        query = text("UPDATE users SET feedback_count = 7 WHERE environment_id = :here")
+        await connection.execute(query, {"here": environment.id})
+    assert (await current.user(environment_name, "ada", recorded.position))[1].feedback_count == 1
+    assert (await current.user(environment_name, "ada", 1 << 60))[1].feedback_count == 7
 
 
 async def test_a_key_that_another_process_revoked_is_refused(current: Current, other: Database) -> None:
