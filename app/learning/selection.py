@@ -143,7 +143,7 @@ def choose(
     differ: Callable[[], bool] = lambda: False,
     dependences: tuple[float, ...] = DEPENDENCES,
 ) -> Choice:
-    """Walk over dependences at one rank, over ranks at the best one, and over dependences again.
+    """Walk over dependences at rank 0, from there at another one, over ranks at the best, and over dependences again.
 
     Items' and adapters' posteriors keep a generous rank safe, and trials learn from less than the fit will: a higher
     rank is taken unless it looks worse by half a standard error over users, paired, or surely gains nothing. To be
@@ -163,7 +163,8 @@ def choose(
     if not any(ranks):
         return Choice(0, alone.dependence, tuple(tried.values()), "rank 0 was asked for", alone, None, alone.dependence)
     rank = min((r for r in ranks if r > 0), key=lambda r: abs(r - start[0]))
-    dependence = _best_dependence(dependences, nearest, lambda d: trial(rank, d).log_loss)
+    # From there: from independence, a small step can look worse to adapters where a large one is far better.
+    dependence = _best_dependence(dependences, alone.dependence, lambda d: trial(rank, d).log_loss)
     for higher in ranks[ranks.index(rank) + 1 :]:
         if not _worth(trial(rank, dependence), trial(higher, dependence)):
             break

@@ -1,0 +1,28 @@
+import numpy as np
+
+from app.learning.selection import Trial, choose
+
+LOSSES = {
+    0: {0.0: 0.59, 0.03: 0.58, 0.1: 0.57, 0.3: 0.56, 1.0: 0.565},
+    4: {0.0: 0.642, 0.03: 0.644, 0.1: 0.62, 0.3: 0.58, 1.0: 0.55},
+}
+"""As of film ratings: adapters that know comparisons depend a little seem worse than those that take none to depend."""
+
+
+def landscape(rank: int, dependence: float) -> Trial:
+    spread = np.random.default_rng(rank).normal(0.0, 1e-3, 400)
+    return Trial(rank, dependence, LOSSES[rank][dependence] + spread - spread.mean(), np.ones(400))
+
+
+def test_a_dependence_is_looked_for_from_where_the_model_for_everybody_found_one() -> None:
+    choice = choose(landscape, ranks=(0, 4), start=(4, 0.0))
+    assert (choice.rank, choice.dependence, choice.everybody) == (4, 1.0, 0.3)
+
+
+def test_the_model_for_everybody_is_kept_where_adapters_lose_at_every_dependence() -> None:
+    def worse(rank: int, dependence: float) -> Trial:
+        found = landscape(0, dependence)
+        return found if rank == 0 else Trial(rank, dependence, found.user_losses + 0.01, found.user_counts)
+
+    choice = choose(worse, ranks=(0, 4), start=(4, 0.0), differ=lambda: True)
+    assert (choice.rank, choice.dependence) == (0, 0.3)
