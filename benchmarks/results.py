@@ -27,6 +27,10 @@ SMALL = ("contracts", "electricity", "train")
 SEEDS = 3
 POLICIES = ("policy", "policy_size", "policy_sets", "states")
 QUESTIONS = ("contracts", "electricity", "movies")
+SHUFFLES = {"movies": ("--draws", "20", "--choices", "10"), "arguments": ("--draws", "0")}
+"""Fewer draws, or none, of users given at random, where a fit takes minutes."""
+VERDICTS = ("safety",)
+"""Parts whose exit status is a verdict."""
 SIZES = ("0", "1", "2", "4", "8", "16", "32")
 SCRIPTS = {
     "calibration": ("calibration.py", "--draws", "3"),
@@ -75,11 +79,18 @@ def parts(data: Path) -> dict[str, list[str]]:
         for name in QUESTIONS
         if name in folders
     }
+    check = [sys.executable, str(ROOT / "benchmarks" / "safety.py")]
+    shuffles = ("--draws", "100", "--choices", "40")
+    safety = {
+        f"safety-{name}": [*check, str(folders[name]), "--no-simulated", *SHUFFLES.get(name, shuffles)]
+        for name in SETS if name in folders
+    }  # fmt: skip
+    safety["safety-simulated"] = [*check, *shuffles]
     scripts = {
         name: [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
         for name, (script, *arguments) in SCRIPTS.items()
     }
-    return {**evaluate, "simulate": [*command("simulate"), "--draws", "2", "--json"], **questions, **scripts}
+    return {**evaluate, "simulate": [*command("simulate"), "--draws", "2", "--json"], **safety, **questions, **scripts}
 
 
 def command(name: str) -> list[str]:
@@ -91,7 +102,8 @@ def run(name: str, arguments: Sequence[str], keep: Path) -> None:
     if target.exists():
         return
     print(f"{name} ...", file=sys.stderr, flush=True)
-    done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    is_verdict = name.startswith(VERDICTS)
+    done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=not is_verdict)
     target.write_text(done.stdout, encoding="utf-8")
 
 
@@ -119,6 +131,8 @@ def page(kept: Kept) -> str:
         sections += [PAPER, paper_axis(reports)]
     if simulation is not None:
         sections += [SIMULATION, simulated(simulation)]
+    checked = {name: text for name in (*SETS, "simulated") if (text := kept.text(f"safety-{name}")) is not None}
+    sections += section(SAFETY, *safety(checked))
     sections += section(CALIBRATION, kept.text("calibration"))
     sections += section(QUESTION, *(kept.text(f"questions-{name}") for name in QUESTIONS))
     sections += section(POLICY, *(titled(name, kept.text(name)) for name in POLICIES))
@@ -134,6 +148,19 @@ def page(kept: Kept) -> str:
 def section(prose: str, *texts: str | None) -> list[str]:
     there = [text for text in texts if text]
     return [prose, *there] if there else []
+
+
+def safety(checked: dict[str, str]) -> list[str]:
+    """The sets' tables as one, and their verdicts; then the same of users who do not differ."""
+    found = {name: text.split("\n\n") for name, text in checked.items()}
+    out = []
+    for part in (0, 3):
+        there = {name: blocks[part : part + 3] for name, blocks in found.items() if len(blocks) > part}
+        if there:
+            (intro, first, _), *others = there.values()
+            rows = [first, *("\n".join(rows.splitlines()[2:]) for _, rows, _ in others)]
+            out += [intro, "\n".join(rows), "\n".join(f"- {name}: {words}" for name, (_, _, words) in there.items())]
+    return out
 
 
 def as_it_is(text: str | None) -> str | None:
@@ -365,6 +392,11 @@ SIMULATION = """## Against a known truth
 `psharelora simulate`: users who differ in rank 2 of 12 dimensions, and of a small decision process; means over
 independent truths. Distance is the principal angle distance to the true subspace; errors and regrets are in
 log-odds. Theorem 4.1 says that the distance falls like the product of users and comparisons to the power -1/2."""
+
+SAFETY = """## Never worse than one model for everybody
+
+`benchmarks/safety.py`: every rank beside the same estimator at rank 0, in nats a comparison; below 0 is better. Of the
+small sets every user is once among the unseen, by five fits; the large ones have their own split."""
 
 CALIBRATION = """## Confidence and calibration
 
