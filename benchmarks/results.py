@@ -27,8 +27,12 @@ SMALL = ("contracts", "electricity", "train")
 SEEDS = 3
 POLICIES = ("policy", "policy_size", "policy_sets", "states")
 QUESTIONS = ("contracts", "electricity", "movies")
-SHUFFLES = {"movies": ("--draws", "20", "--choices", "10"), "arguments": ("--draws", "0")}
-"""Fewer draws, or none, of users given at random, where a fit takes minutes."""
+SHUFFLES = {
+    "contracts": ("--draws", "100", "--choices", "40"),
+    "movies": ("--draws", "10", "--choices", "10"),
+    "arguments": ("--draws", "0"),
+}
+"""Draws of users given at random, more or fewer than of other sets; none where a fit takes minutes."""
 VERDICTS = ("safety",)
 """Parts whose exit status is a verdict."""
 SIZES = ("0", "1", "2", "4", "8", "16", "32")
@@ -80,7 +84,7 @@ def parts(data: Path) -> dict[str, list[str]]:
         if name in folders
     }
     check = [sys.executable, str(ROOT / "benchmarks" / "safety.py")]
-    shuffles = ("--draws", "100", "--choices", "40")
+    shuffles = ("--draws", "40", "--choices", "20")
     safety = {
         f"safety-{name}": [*check, str(folders[name]), "--no-simulated", *SHUFFLES.get(name, shuffles)]
         for name in SETS if name in folders
@@ -103,8 +107,10 @@ def run(name: str, arguments: Sequence[str], keep: Path) -> None:
         return
     print(f"{name} ...", file=sys.stderr, flush=True)
     is_verdict = name.startswith(VERDICTS)
-    done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=not is_verdict)
-    target.write_text(done.stdout, encoding="utf-8")
+    so_far = target.with_suffix(".part")
+    with so_far.open("w", encoding="utf-8") as lines:
+        subprocess.run(arguments, cwd=ROOT, stdout=lines, check=not is_verdict)
+    so_far.rename(target)
 
 
 class Kept:

@@ -31,6 +31,7 @@ from app.learning.selection import (
     Split,
     Trial,
     choose,
+    further_splits,
     personal_gain,
     rank_ladder,
     split_comparisons,
@@ -342,6 +343,7 @@ def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal[
         ranks=ranks,
         start=begin,
         differ=lambda: _permutation_rank(job, c) > 0,
+        closer=(lambda trial: trial) if job.estimator == "mle" else trials.closer,
         dependences=_dependences(job, c) if dependence == "auto" else (dependence,),
     )
 
@@ -367,6 +369,7 @@ class _Trials:
 
     def __init__(self, job: _Job, comparisons: Comparisons, splits: Sequence[Split], *, expected: int) -> None:
         self.job, self.expected, self.finished = job, expected * len(splits), 0
+        self.comparisons, self.splits, self.further = comparisons, splits, list[Split]()
         self.parts = [(comparisons.subset(s.fit), comparisons.subset(s.validate)) for s in splits]
         held_out = np.concatenate([part.user for _, part in self.parts])
         weight = np.concatenate([part.weight for _, part in self.parts])
@@ -374,12 +377,25 @@ class _Trials:
         self.designs: dict[tuple[int, float], Design] = {}
 
     def run(self, rank: int, dependence: float) -> Trial:
-        losses = [self._losses(number, rank, dependence) for number in range(len(self.parts))]
+        held_out = enumerate(held for _, held in self.parts)
+        losses = [self._losses(self._design(number, dependence), held, rank, dependence) for number, held in held_out]
         return Trial(rank, dependence, np.sum(losses, axis=0), self.counts)
 
-    def _losses(self, number: int, rank: int, dependence: float) -> Real:
+    def closer(self, trial: Trial) -> Trial:
+        """On further splits too, of which no design is kept."""
+        if not self.further:
+            self.further = further_splits(self.comparisons, self.job.rng, self.splits)
+        losses, counts = trial.user_losses, trial.user_counts
+        for split in self.further:
+            known, held = (self.comparisons.subset(part) for part in (split.fit, split.validate))
+            design = self.job.design(known, trial.dependence)
+            losses = losses + self._losses(design, held, trial.rank, trial.dependence)
+            counts = counts + np.bincount(held.user, held.weight, held.n_users)
+        return replace(trial, user_losses=losses, user_counts=counts)
+
+    def _losses(self, design: Design, held: Comparisons, rank: int, dependence: float) -> Real:
         """(N,) summed held-out log-loss of each user."""
-        job, design, h = self.job, self._design(number, dependence), self.parts[number][1]
+        job = self.job
         shared, _ = _estimate(
             job, design, rank, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=self._report
         )
@@ -387,9 +403,9 @@ class _Trials:
         model = _bare_model(
             job, shared, solve_adapters(shared, design, job.estimator, tolerance=1e-4), design, dependence
         )
-        p = np.clip(model.predict(h), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-        losses = -h.weight * (h.label * np.log(p) + (1 - h.label) * np.log1p(-p))
-        return np.asarray(np.bincount(h.user, losses, minlength=h.n_users), dtype=np.float64)
+        p = np.clip(model.predict(held), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        losses = -held.weight * (held.label * np.log(p) + (1 - held.label) * np.log1p(-p))
+        return np.asarray(np.bincount(held.user, losses, minlength=held.n_users), dtype=np.float64)
 
     def _design(self, number: int, dependence: float) -> Design:
         if (number, dependence) not in self.designs:

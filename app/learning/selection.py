@@ -7,7 +7,7 @@ left aside. Trajectories visit the same states over and over, and their features
 out as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,8 @@ SMALLEST_GAIN = 2e-4
 ENOUGH_HELD_OUT = 15_000
 """Held-out comparisons that several splits are drawn for."""
 MOST_SPLITS = 4
+FURTHER_SPLITS = 2
+"""Times as many again where the first cannot tell a personal model from one for everybody, but users differ."""
 MIN_HELD_OUT = 20
 """With fewer held-out comparisons, nothing can be chosen."""
 
@@ -99,6 +101,12 @@ def split_comparisons(comparisons: Comparisons, rng: np.random.Generator, *, mos
     return [split for split in drawn if split.usable]
 
 
+def further_splits(comparisons: Comparisons, rng: np.random.Generator, splits: Sequence[Split]) -> list[Split]:
+    """More of them, for the last question."""
+    drawn = (split_once(comparisons, rng) for _ in range(FURTHER_SPLITS * len(splits)))
+    return [split for split in drawn if split.usable]
+
+
 def split_once(comparisons: Comparisons, rng: np.random.Generator) -> Split:
     """Hold out comparisons whose items their user's fitted comparisons do not contain."""
     n = len(comparisons)
@@ -141,6 +149,7 @@ def choose(
     ranks: tuple[int, ...],
     start: tuple[int, float],
     differ: Callable[[], bool] = lambda: False,
+    closer: Callable[[Trial], Trial] = lambda trial: trial,
     dependences: tuple[float, ...] = DEPENDENCES,
 ) -> Choice:
     """Walk over dependences at rank 0, from there at another one, over ranks at the best, and over dependences again.
@@ -148,7 +157,8 @@ def choose(
     Items' and adapters' posteriors keep a generous rank safe, and trials learn from less than the fit will: a higher
     rank is taken unless it looks worse by half a standard error over users, paired, or surely gains nothing. To be
     told from rank 0, one model for everybody, the gain must exceed two standard errors, or nothing where the rank was
-    given, and stands alone; where users are known to `differ`, which is asked only then, it is told as other ranks are.
+    given, and stands alone; where users are known to `differ`, which is asked only then, it is told as other ranks are,
+    and by further splits where these are in two minds: `closer` adds them to a trial.
     """
     tried: dict[tuple[int, float], Trial] = {}
 
@@ -177,7 +187,11 @@ def choose(
     personal = trial(rank, dependence)
     given = len([r for r in ranks if r]) == 1
     sure = personal.log_loss < alone.log_loss if given else _pays(alone, personal)
-    worse = not (sure or (_worth(alone, personal) and differ()))
+    if not sure and _may_gain(alone, personal) and differ():
+        if _may_gain(personal, alone):
+            alone, personal = closer(alone), closer(personal)
+        sure = _worth(alone, personal)
+    worse = not sure
     best = alone if worse else personal
     reason = _explain(alone, personal, given=given, worse=worse)
     return Choice(best.rank, best.dependence, tuple(tried.values()), reason, alone, personal, alone.dependence)
@@ -210,7 +224,13 @@ def _best_dependence(ladder: tuple[float, ...], start: float, loss: Callable[[fl
 def _worth(smaller: Trial, larger: Trial) -> bool:
     """Is the larger rank worth its computation, as far as one can tell?"""
     gain, error = _paired_gain(smaller, larger)
-    return gain >= -DOUBT * error and gain + SURE * error >= SMALLEST_GAIN
+    return gain >= -DOUBT * error and _may_gain(smaller, larger)
+
+
+def _may_gain(baseline: Trial, other: Trial) -> bool:
+    """Is it not sure that nothing is gained?"""
+    gain, error = _paired_gain(baseline, other)
+    return gain + SURE * error >= SMALLEST_GAIN
 
 
 def _pays(alone: Trial, personal: Trial) -> bool:

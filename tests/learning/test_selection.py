@@ -26,3 +26,24 @@ def test_the_model_for_everybody_is_kept_where_adapters_lose_at_every_dependence
 
     choice = choose(worse, ranks=(0, 4), start=(4, 0.0), differ=lambda: True)
     assert (choice.rank, choice.dependence) == (0, 0.3)
+
+
+def test_further_splits_decide_where_users_differ_and_the_first_cannot_tell() -> None:
+    def in_doubt(rank: int, dependence: float) -> Trial:
+        found = landscape(0, dependence)
+        if rank == 0:
+            return found
+        spread = np.random.default_rng(1).normal(0.0, 0.2, 400)
+        return Trial(rank, dependence, found.user_losses + 0.01 + spread - spread.mean(), found.user_counts)
+
+    def closer(trial: Trial) -> Trial:
+        gained = 0.1 if trial.rank else 0.0
+        return Trial(trial.rank, trial.dependence, 3 * trial.user_losses - gained, 3 * trial.user_counts)
+
+    ranks, start = (0, 4), (4, 0.0)
+    assert choose(in_doubt, ranks=ranks, start=start, differ=lambda: True).rank == 0
+    assert choose(in_doubt, ranks=ranks, start=start, closer=closer).rank == 0
+    choice = choose(in_doubt, ranks=ranks, start=start, differ=lambda: True, closer=closer)
+    assert choice.rank == 4
+    assert choice.personal is not None
+    assert choice.personal.count == 1200
