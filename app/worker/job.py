@@ -1,5 +1,6 @@
 """The job's boundary: every way in which a refit can end becomes its state, or a retry."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ from app.domain import (
 from app.learning import InvalidComparisonsError
 from app.observability import WorkerMetrics, span
 from app.store import QUEUE, REFIT_TASK, Database, begin_refit, finish_refit, get_refit
+from app.worker.memory import give_back
 from app.worker.progress import CancelledRefitError, OvertakenError, Progress, ShutdownError, written
 from app.worker.refit import refit
 
@@ -97,6 +99,7 @@ def register_refit(
             await run_job(db, UUID(refit_id), last=last, shutdown=shutdown, origin=origin, metrics=metrics)
         finally:
             own.running.discard(job.id)
+            await asyncio.to_thread(give_back)
 
 
 async def run_job(

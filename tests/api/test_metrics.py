@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.api import Json, client_for, found_problem, serving
 from tests.support.commands import free_port
+from tests.support.faults.installation import wait_until
 from tests.support.replies import refit
 from tests.support.worker import working
 
@@ -60,16 +61,28 @@ def test_a_key_shows_the_models_of_its_environments_and_no_others(
     assert {replies, catalog} <= {key[1] for key in scraped(api) if key[0] == "psharelora_stored_preferences"}
 
 
-def test_commits_and_fold_ins_are_counted(api: httpx.Client, replies: str) -> None:
+def answered_by(api: httpx.Client, environment: str, user: str) -> int:
+    """The version that a user's rewards come from now."""
+    response = api.post(f"/v1/environments/{environment}/users/{user}/rewards", json={"options": [{"text": "No."}]})
+    assert response.status_code == 200, response.text
+    version: int = response.json()["model_version"]
+    return version
+
+
+def test_commits_and_fold_ins_are_counted(api: httpx.Client, replies: str, database_url: str) -> None:
+    assert answered_by(api, replies, "u1") >= 1
+    with working(database_url):
+        refit(api, replies)
+    newest = scraped(api)["psharelora_model_version", replies]
+    # Until it is loaded the version before answers, and each of them folds a user in for itself.
+    wait_until(lambda: answered_by(api, replies, "u1") == newest, seconds=30)
     before = scraped(api)
     said = [
         {"user": f"new-{index}", "chosen": {"text": "Yes."}, "rejected": {"text": "I am so sorry!"}}
         for index in range(7)
     ]
     assert api.post(f"/v1/environments/{replies}/preferences", json={"preferences": said}).status_code == 201
-    for _ in range(2):
-        body = {"options": [{"text": "No."}]}
-        assert api.post(f"/v1/environments/{replies}/users/new-3/rewards", json=body).status_code == 200
+    assert [answered_by(api, replies, "new-3") for _ in range(2)] == [newest, newest]
     after = scraped(api)
 
     def grown(*key: str) -> float:
