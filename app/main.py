@@ -17,11 +17,10 @@ from pydantic import SecretStr
 
 from app.api import RateLimiter, Services, build_application
 from app.api import prepare as prepare_api
+from app.compiling import prepare
 from app.console import router as console
 from app.encoders import encoder_for, probe_dim
-from app.learning import prepare as prepare_learning
 from app.observability import HttpMetrics, configure_logging, configure_tracing, end_tracing
-from app.policy import prepare as prepare_planner
 from app.serving import ServingRuntime
 from app.settings import Settings
 from app.store import Current, Database, EmbeddedPostgres, Notices, Writer, require_current_schema
@@ -103,9 +102,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         stack.push_async_callback(db.dispose)
         await require_current_schema(db)
         log.info("preparing", what="compiled code; the first start of an installation takes up to a minute")
-        await anyio.to_thread.run_sync(prepare_learning)
-        await anyio.to_thread.run_sync(prepare_planner)
-        await anyio.to_thread.run_sync(prepare_api)
+        await anyio.to_thread.run_sync(prepare, settings.caches, prepare_api)
         api_key = _revealed(settings.embeddings_api_key)
         encode_for = partial(encoder_for, api_key=api_key)
         notices = Notices(db.url)
@@ -115,7 +112,7 @@ async def _services(settings: Settings, metrics: HttpMetrics) -> AsyncIterator[S
         runtime = ServingRuntime(
             db,
             current,
-            cache_dir=settings.cache_dir or settings.data_dir / "cache",
+            cache_dir=settings.caches,
             compute_threads=settings.compute_threads,
             plan_seconds=settings.plan_seconds,
             plan_tolerance=settings.plan_tolerance,

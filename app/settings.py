@@ -99,6 +99,11 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = "console"
     """One JSON object a line, or lines for people."""
 
+    @property
+    def caches(self) -> Path:
+        """The folder that the processes of a host share."""
+        return self.cache_dir or self.data_dir / "cache"
+
     @field_validator("database_url")
     @classmethod
     def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from app.serving import IdsInText, IdTable
+from app.serving import IdsInText, IdTable, with_intervals
 
 Real = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ def prepare() -> None:
     found = read_items(b'{"options":[{"item":"a"}]}', 1)
     assert found is not None
     assert IdTable.of(["a"]).rows(found) is not None
-    assert write_rewards(np.zeros((1, 4))) is not None
+    assert write_rewards(with_intervals(np.zeros(1), np.zeros(1), 1.0)) is not None
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

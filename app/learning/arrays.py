@@ -1,7 +1,7 @@
 """Array types and small conventions shared by the numeric core."""
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,7 @@ Real = NDArray[np.float64]
 Int = NDArray[np.int64]
 Sparse = csr_array[Any, Any]
 Table = Real | Sparse
+Number = TypeVar("Number", bound=np.generic)
 LINE = 64
 """Bytes of a cache line."""
 AT_HAND = 2**18
@@ -36,7 +37,7 @@ def integers(values: ArrayLike) -> Int:
     return array
 
 
-def writable(array: Real) -> Real:
+def writable(array: NDArray[Number]) -> NDArray[Number]:
     """The array itself where compiled loops can take it as it is, else a copy: so they are compiled once."""
     return array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
 

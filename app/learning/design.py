@@ -343,7 +343,7 @@ def design_of(
     user = c.user if sorted_ else c.user[order]
     rows = row[terms].astype(np.int32)
     pointers = np.searchsorted(user, np.arange(c.n_users + 1)).astype(np.int64)
-    indptr = np.ascontiguousarray(indptr, dtype=np.int64)
+    indptr = writable(np.asarray(indptr, dtype=np.int64))
     weight = c.weight[order]
     if dependence > 0.0 and not c.tabular:
         key = rows.astype(np.int64) * len(c.Y) + c.cols[terms]

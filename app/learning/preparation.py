@@ -22,7 +22,8 @@ def prepare() -> None:
     plain = Comparisons.from_pairs(items, first, second, user=user)
     placed = Comparisons.from_pairs(items, first, second, user=user, contexts=contexts, context=user % 3)
     for comparisons in (plain, placed):
-        model = fit(comparisons, rank=1, max_passes=2, calibrate=False)
+        model = fit(comparisons, rank=1, dependence=0.5, max_passes=2)
+        model.predict(comparisons)
         fold_in_users(model, comparisons)
         influences(model, comparisons.of_users([0]))
         if comparisons is plain:

@@ -17,7 +17,8 @@ def occupancy(mdp: FiniteHorizonMDP, policy: Real | Int) -> Real:
         measure = np.zeros(dynamics.shape)
         dynamics.collect(np.ascontiguousarray(policy, dtype=np.int32), 1.0, measure)
         return measure
-    full = np.ascontiguousarray(np.broadcast_to(policy, dynamics.shape), dtype=np.float64)
+    # A copy in any case: what is read-only would be another type to the compiler.
+    full = np.array(np.broadcast_to(policy, dynamics.shape), dtype=np.float64, order="C")
     _, present = dynamics.spread(full, 1)
     return np.asarray(present[:, :, None] * full)
 

@@ -18,6 +18,7 @@ from app.serving.answers import (
 )
 from app.serving.explanation import Direction, Explanation, Moved
 from app.serving.idtable import IdsInText, IdTable, hash_of_text
+from app.serving.intervals import with_intervals
 from app.serving.reference import Reference, mdp_of, reference_of, reference_to_arrays
 from app.serving.runtime import ServingRuntime
 
@@ -47,4 +48,5 @@ __all__ = [
     "mdp_of",
     "reference_of",
     "reference_to_arrays",
+    "with_intervals",
 ]

@@ -13,10 +13,9 @@ from procrastinate.exceptions import ProcrastinateException
 from procrastinate.jobs import DeleteJobCondition
 from procrastinate.worker import Worker
 
+from app.compiling import prepare
 from app.domain import NotFoundError, StoreUnavailableError
-from app.learning import prepare as prepare_learning
 from app.observability import WorkerMetrics, configure_tracing, end_tracing
-from app.policy import prepare as prepare_planner
 from app.settings import Settings
 from app.store import (
     QUEUE,
@@ -66,8 +65,7 @@ async def run_worker(
     try:
         with _signals(stopping), _observed(metrics, settings):
             # Compiling in the middle of a refit would hold up the heartbeats.
-            await asyncio.to_thread(prepare_learning)
-            await asyncio.to_thread(prepare_planner)
+            await asyncio.to_thread(prepare, settings.caches)
             while not stopping.is_set():
                 try:
                     await _work(url, db, settings, stopping, retry_seconds, metrics)
