@@ -343,7 +343,7 @@ def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal[
         ranks=ranks,
         start=begin,
         differ=lambda: _permutation_rank(job, c) > 0,
-        closer=(lambda trial: trial) if job.estimator == "mle" else trials.closer,
+        again=(lambda trial: trial) if job.estimator == "mle" else trials.again,
         dependences=_dependences(job, c) if dependence == "auto" else (dependence,),
     )
 
@@ -381,11 +381,11 @@ class _Trials:
         losses = [self._losses(self._design(number, dependence), held, rank, dependence) for number, held in held_out]
         return Trial(rank, dependence, np.sum(losses, axis=0), self.counts)
 
-    def closer(self, trial: Trial) -> Trial:
-        """On further splits too, of which no design is kept."""
+    def again(self, trial: Trial) -> Trial:
+        """The same on fresh splits, of which no design is kept."""
         if not self.further:
-            self.further = further_splits(self.comparisons, self.job.rng, self.splits)
-        losses, counts = trial.user_losses, trial.user_counts
+            self.further = further_splits(self.comparisons, self.job.rng, self.splits) or list(self.splits)
+        losses = counts = np.zeros(self.comparisons.n_users)
         for split in self.further:
             known, held = (self.comparisons.subset(part) for part in (split.fit, split.validate))
             design = self.job.design(known, trial.dependence)

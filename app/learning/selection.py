@@ -42,7 +42,7 @@ ENOUGH_HELD_OUT = 15_000
 """Held-out comparisons that several splits are drawn for."""
 MOST_SPLITS = 4
 FURTHER_SPLITS = 2
-"""Times as many again where the first cannot tell a personal model from one for everybody, but users differ."""
+"""Times as many, fresh, where the first cannot tell a personal model from one for everybody."""
 MIN_HELD_OUT = 20
 """With fewer held-out comparisons, nothing can be chosen."""
 
@@ -102,7 +102,7 @@ def split_comparisons(comparisons: Comparisons, rng: np.random.Generator, *, mos
 
 
 def further_splits(comparisons: Comparisons, rng: np.random.Generator, splits: Sequence[Split]) -> list[Split]:
-    """More of them, for the last question."""
+    """Fresh ones, for the last question: what was chosen on the first looks better there than it is."""
     drawn = (split_once(comparisons, rng) for _ in range(FURTHER_SPLITS * len(splits)))
     return [split for split in drawn if split.usable]
 
@@ -149,16 +149,16 @@ def choose(
     ranks: tuple[int, ...],
     start: tuple[int, float],
     differ: Callable[[], bool] = lambda: False,
-    closer: Callable[[Trial], Trial] = lambda trial: trial,
+    again: Callable[[Trial], Trial] = lambda trial: trial,
     dependences: tuple[float, ...] = DEPENDENCES,
 ) -> Choice:
     """Walk over dependences at rank 0, from there at another one, over ranks at the best, and over dependences again.
 
     Items' and adapters' posteriors keep a generous rank safe, and trials learn from less than the fit will: a higher
     rank is taken unless it looks worse by half a standard error over users, paired, or surely gains nothing. To be
-    told from rank 0, one model for everybody, the gain must exceed two standard errors, or nothing where the rank was
-    given, and stands alone; where users are known to `differ`, which is asked only then, it is told as other ranks are,
-    and by further splits where these are in two minds: `closer` adds them to a trial.
+    told from rank 0, one model for everybody, the gain must exceed two standard errors, and stands alone. Where it does
+    not, but the rank was given, or users are known to `differ`, which is asked only then, both are tried `again` on
+    fresh splits, and their gain decides.
     """
     tried: dict[tuple[int, float], Trial] = {}
 
@@ -186,12 +186,10 @@ def choose(
     dependence = _best_dependence(dependences, dependence, lambda d: trial(rank, d).log_loss)
     personal = trial(rank, dependence)
     given = len([r for r in ranks if r]) == 1
-    sure = personal.log_loss < alone.log_loss if given else _pays(alone, personal)
-    if not sure and _may_gain(alone, personal) and differ():
-        if _may_gain(personal, alone):
-            alone, personal = closer(alone), closer(personal)
-        sure = _worth(alone, personal)
-    worse = not sure
+    worse = not _pays(alone, personal)
+    if worse and _may_gain(alone, personal) and (given or differ()):
+        alone, personal = again(alone), again(personal)
+        worse = _paired_gain(alone, personal)[0] <= (0.0 if given else PERSONAL_GAIN)
     best = alone if worse else personal
     reason = _explain(alone, personal, given=given, worse=worse)
     return Choice(best.rank, best.dependence, tuple(tried.values()), reason, alone, personal, alone.dependence)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from app.learning.selection import Trial, choose
@@ -28,7 +30,7 @@ def test_the_model_for_everybody_is_kept_where_adapters_lose_at_every_dependence
     assert (choice.rank, choice.dependence) == (0, 0.3)
 
 
-def test_further_splits_decide_where_users_differ_and_the_first_cannot_tell() -> None:
+def test_fresh_splits_decide_where_users_differ_and_the_first_cannot_tell() -> None:
     def in_doubt(rank: int, dependence: float) -> Trial:
         found = landscape(0, dependence)
         if rank == 0:
@@ -36,14 +38,26 @@ def test_further_splits_decide_where_users_differ_and_the_first_cannot_tell() ->
         spread = np.random.default_rng(1).normal(0.0, 0.2, 400)
         return Trial(rank, dependence, found.user_losses + 0.01 + spread - spread.mean(), found.user_counts)
 
-    def closer(trial: Trial) -> Trial:
-        gained = 0.1 if trial.rank else 0.0
-        return Trial(trial.rank, trial.dependence, 3 * trial.user_losses - gained, 3 * trial.user_counts)
+    def again(trial: Trial) -> Trial:
+        gained = 0.015 if trial.rank else 0.0
+        return Trial(trial.rank, trial.dependence, trial.user_losses - gained, trial.user_counts)
 
-    ranks, start = (0, 4), (4, 0.0)
+    ranks, start = (0, 2, 4), (4, 0.0)
     assert choose(in_doubt, ranks=ranks, start=start, differ=lambda: True).rank == 0
-    assert choose(in_doubt, ranks=ranks, start=start, closer=closer).rank == 0
-    choice = choose(in_doubt, ranks=ranks, start=start, differ=lambda: True, closer=closer)
-    assert choice.rank == 4
-    assert choice.personal is not None
-    assert choice.personal.count == 1200
+    assert choose(in_doubt, ranks=ranks, start=start, again=again).rank == 0
+    assert choose(in_doubt, ranks=ranks, start=start, differ=lambda: True, again=again).rank == 2
+
+
+def test_a_gain_that_fresh_splits_do_not_show_is_not_believed() -> None:
+    def hopeful(rank: int, dependence: float) -> Trial:
+        found = landscape(0, dependence)
+        spread = np.random.default_rng(1).normal(0.0, 0.2, 400)
+        gained = 0.01 - spread + spread.mean()
+        return found if rank == 0 else replace(found, rank=rank, user_losses=found.user_losses - gained)
+
+    def again(trial: Trial) -> Trial:
+        return replace(landscape(0, 0.3), rank=trial.rank)
+
+    for ranks in ((0, 4), (0, 2, 4)):
+        choice = choose(hopeful, ranks=ranks, start=(4, 0.0), differ=lambda: True, again=again)
+        assert choice.rank == 0, ranks
