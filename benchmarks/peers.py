@@ -12,7 +12,8 @@ then they run until their held-out loss has not fallen for a while (`seconds`). 
 stops them would need: when the held-out loss first came within 0.001 of its best; `seconds_to_our_loss` when it reached
 ours (null: never). Ours: `seconds` is the whole call, with standard errors and diagnostics; `seconds_of_estimation` is
 the part that the rivals do too, up to the parameters. `times_slower_than_evidence`: tuning and running beside our
-estimation, and what the oracle needs once tuning is done. BLAS has one thread, with which the rivals are faster. Data:
+estimation, and what the oracle needs once tuning is done. BLAS and PyTorch have one thread, with which the rivals are
+faster. Data:
 simulated (`tests/support/preference_worlds.py`), seeded; every fifth comparison of a user is held out. Prints JSON.
 
     python benchmarks/peers.py --users 10000
@@ -227,6 +228,7 @@ def _numpy_objective(learn: Comparisons, rank: int, ridge: float) -> Objective:
 def _torch_objective(learn: Comparisons, rank: int, ridge: float) -> Objective:
     import torch
 
+    torch.set_num_threads(1)
     X, N, d = torch.as_tensor(np.array(learn.X)), learn.n_users, learn.X.shape[1]
     first, second, user = (torch.as_tensor(np.array(v)) for v in (learn.rows[::2], learn.rows[1::2], learn.user))
 
@@ -237,7 +239,7 @@ def _torch_objective(learn: Comparisons, rank: int, ridge: float) -> Objective:
         score = common[first] - common[second] + ((P[first] - P[second]) * W[user]).sum(1)
         loss = torch.nn.functional.softplus(-score).sum() + 0.5 * ridge * (free @ free)
         loss.backward()
-        return float(loss), free.grad.numpy()
+        return float(loss.detach()), free.grad.numpy()
 
     return objective
 

@@ -1,6 +1,8 @@
 """A backup is taken from a running service and restored into an empty server, which answers as before."""
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from uuid import uuid4
 
@@ -97,16 +99,31 @@ def everything(api: httpx.Client, key: str) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for name in ("shop", "coaching"):
         here = f"/v1/environments/{name}"
+        state = {"state": "fit"} if name == "coaching" else {}
         paths = [here, f"/v1/admin/environments/{name}/models", f"/v1/admin/environments/{name}/models/1"]
-        paths += [f"{here}/users/{user}{rest}" for user in USERS for rest in ("", "/export", "/queries?n=2")]
-        paths += [f"{here}/users/{user}/policy" for user in USERS if name == "coaching"]
+        paths += [f"{here}/activity", f"{here}/users"]
         paths += [f"{here}/items"] if name == "shop" else []
+        for user in USERS:
+            own = f"{here}/users/{user}"
+            paths += [own, f"{own}/export", f"{own}/queries?n=2", f"{own}/explain", f"{own}/adapter"]
+            paths += [f"{own}/policy"] if name == "coaching" else []
+            found |= {
+                f"{own}/{call}": answered(api.post(f"{own}/{call}", json=body))
+                for call, body in {
+                    "actions": {**state, "seed": 7},
+                    "actions/batch": {"places": [state], "seed": 7},
+                    "actions/explanation": state,
+                    **({"slates": {"size": 3, "seed": 7}} if name == "shop" else {}),
+                }.items()
+            }
         found |= {path: answered(api.get(path)) for path in paths}
-    for user in USERS:
-        for call in ("rewards", "rank"):
+    options = [{"item": f"i{x}{y}"} for x in range(3) for y in range(3)]
+    for call in ("rewards", "rank"):
+        for user in USERS:
             path = f"/v1/environments/shop/users/{user}/{call}"
-            body = {"options": [{"item": f"i{x}{y}"} for x in range(3) for y in range(3)]}
-            found[path] = answered(api.post(path, json=body))
+            found[path] = answered(api.post(path, json={"options": options}))
+        path = f"/v1/environments/shop/{call}"
+        found[path] = answered(api.post(path, json={"users": USERS, "options": options}))
     found["keys"] = api.get("/v1/admin/keys").json()
     with httpx.Client(base_url=api.base_url, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as keyed:
         found["with the key"] = answered(keyed.get("/v1/environments"))
@@ -115,5 +132,15 @@ def everything(api: httpx.Client, key: str) -> dict[str, Json]:
 
 def answered(response: httpx.Response) -> Json:
     assert response.status_code == 200, response.text
-    answer: Json = {"answer": response.text}
-    return answer
+    if response.headers["content-type"] != "application/zip":
+        return {"answer": response.text}
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        return {name: parts_of(name, archive.read(name)) for name in archive.namelist()}
+
+
+def parts_of(name: str, content: bytes) -> Json | str:
+    """Of a file of tensors, its header, whose entries come in any order, and the tensors."""
+    if not name.endswith(".safetensors"):
+        return content.decode()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    return {"header": json.loads(content[8:begin]), "tensors": content[begin:].hex()}
