@@ -48,9 +48,9 @@ REFIT_PASSES = 60
 """Of a bootstrap's refit, at most."""
 CALIBRATION_COMPARISONS = 50_000
 """Comparisons, of evenly spaced users, that the bootstrap answers anew: what it finds is a ratio, and needs no more."""
-COARSE_COMPARISONS = 60_000
+COARSE_COMPARISONS = 20_000
 """A larger fit begins on evenly spaced users with about so many comparisons, then on four times as many, ..."""
-COARSE_USERS = 500
+COARSE_USERS = 1_000
 """Fewest users to begin on."""
 COARSE_GROWTH = 4
 COARSE_TOLERANCE = 2e-4
