@@ -3,9 +3,9 @@
     python benchmarks/erasures.py [--users 40] [--tries 20] [--seed 1]
 
 The real worker refits an environment in a real PostgreSQL: in turn alone, which takes T seconds, and while users are
-erased at random moments (a Poisson process), so many of them a T on average. A fit that somebody is erased during begins
-again without them, so what is waited for is a pause of T between two erasures, which comes after T (e^r - 1) / r seconds
-on average at r erasures a T. All of it takes some 7 T a try.
+erased at random moments (a Poisson process), so many of them a T on average. A fit that somebody is erased during
+begins again without them, so what is waited for is a pause of T between two erasures, which comes after
+T (e^r - 1) / r seconds on average at r erasures a T. All of it takes some 7 T a try.
 """
 
 import argparse

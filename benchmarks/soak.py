@@ -57,6 +57,8 @@ ROUNDS = (500, 100)
 SAMPLE_SECONDS = 5.0
 FEWEST_SAMPLES = 12
 WARM_UP = 1 / 3
+LAST_SECONDS = 60.0
+"""At the end, in which nobody is erased: an erasure empties the versions before it, whose answers cannot be checked."""
 FLAT_AN_HOUR = 0.10
 """Growth in an hour that counts as flat, as a part of the level; taken at the lower end of the slope's interval."""
 
@@ -115,6 +117,8 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, Any
             at.append(elapsed / 60)
             largest.append(sample(installation, series))
             connections.append(connections_beside(watching))
+            if elapsed > minutes * 60 - LAST_SECONDS:
+                crowd.by_name["forgotten"].stop()
             time.sleep(SAMPLE_SECONDS)
         rounds = {name: len(one.rounds) for name, one in crowd.by_name.items()}
     verdict = judged(installation, crowd)
@@ -146,8 +150,8 @@ def soak(installation: Installation, minutes: float, seed: int) -> dict[str, Any
 
 def is_good(report: dict[str, Any]) -> bool:
     failed = any(report[name] for name in ("lost", "doubled", "wrong", "refused", "unanswered"))
-    # Who never came to an end has tried nothing.
-    failed = failed or not all(report["rounds"].values())
+    # Who never came to an end has tried nothing, and neither has who checked no answer.
+    failed = failed or not all(report["rounds"].values()) or not report["answers_checked"]
     # PostgreSQL as a whole grows until all connections, of which there are no more, are as large as the largest.
     processes = {name: one for name, one in report["processes"].items() if name != "postgresql"}
     grows = any(one["grows"] or leaks(one["descriptors_first_and_second_half_most"]) for one in processes.values())
@@ -168,9 +172,10 @@ stays the same, so what grows then is a leak. {minutes} minutes; status {status}
 {rounds}
 
 Of {acknowledged:,} acknowledged preferences {lost} were lost and {doubled} doubled; {checked:,} answers were computed
-anew from what they named, and of them and all others that were checked {wrong} were wrong. {refused} requests were
-refused, and {unanswered} connections broke. Connections to PostgreSQL, at most in the first half after the warm-up
-and in the second: {connections}; the largest of them: {largest} MB.
+anew from what they named (of those since the last erasure, which empties the versions before it), and of them and all
+others that were checked {wrong} were wrong. {refused} requests were refused, and {unanswered} connections broke.
+Connections to PostgreSQL, at most in the first half after the warm-up and in the second: {connections}; the largest of
+them: {largest} MB.
 
 Memory is what processes have that is no file's (the kernel's `Pss_Anon`), of all processes of a kind together: without
 the programs themselves, and without PostgreSQL's shared buffers, which are as large as they were set. The slope is

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from app.policy import FiniteHorizonMDP, kernels
+from app.policy import FiniteHorizonMDP, kernels, occupancy, prepare
 from app.policy.dynamics import Dynamics
 from tests.support.policy_worlds import random_world
 
@@ -72,3 +72,13 @@ def test_the_curvature_is_that_of_the_smoothed_dual(n_actions: int, by_step: boo
     slopes = (factor @ u).reshape(rewards.shape)
     kernels.curvature_product(*dynamics.transitions, slopes, policy, present, np.empty_like(policy), told)
     np.testing.assert_allclose(told.ravel() @ factor / TAU, expected @ u, rtol=1e-5, atol=1e-6)
+
+
+def test_a_policy_that_cannot_be_written_to_is_not_compiled_for_anew() -> None:
+    prepare()
+    compiled = set(kernels.spread.signatures)
+    found = random_world(3)
+    found.reference.flags.writeable = False
+    measure = occupancy(found.mdp, found.reference)
+    np.testing.assert_allclose(measure.sum(axis=(1, 2)), 1.0)
+    assert set(kernels.spread.signatures) == compiled
