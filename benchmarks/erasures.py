@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import math
+import signal
 import statistics
 import sys
 import tempfile
@@ -27,7 +28,8 @@ from app.learning import prepare
 from app.observability import configure_logging
 from app.store import Database, EmbeddedPostgres, erase_user, migrate, record_preferences, request_refit
 from tests.support.builders import catalog, prefers
-from tests.support.feedback import NEVER_BY_ITSELF, choices, define, ended, record, working
+from tests.support.feedback import NEVER_BY_ITSELF, choices, define, ended, record
+from tests.support.worker import working
 
 NAME = "erasures"
 RATES = (0.0, 0.5, 1.0, 2.0)
@@ -42,6 +44,8 @@ async def main() -> None:
     parser.add_argument("--tries", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    # Whoever is told to end leaves no database behind. The worker has a thread of its own, or it would take the signal.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_logging("warning", "console")
     prepare()
     with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as url:
@@ -60,7 +64,7 @@ async def measured(db: Database, url: str, options: argparse.Namespace) -> None:
     await record(db, NAME, choices(catalogue, options.users, 40))
     rng = np.random.default_rng(options.seed)
     seconds: dict[float, list[float]] = {rate: [] for rate in RATES}
-    async with working(url):
+    with working(url, stalled_seconds=3.0):
         for _ in range(options.tries):
             for rate, found in seconds.items():
                 # As every refit after an erasure, this one takes nothing over from the model before.
