@@ -45,7 +45,8 @@ SCRIPTS = {
     "states": ("states.py", "--users", "100", "--rank", "1"),
     "refit": ("refit.py",),
     "fold_in": ("fold_in.py",),
-    "peers": ("peers.py", "--users", "5000"),
+    "peers": ("peers.py",),
+    "peers_many": ("peers.py", "--users", "50000"),
     "serve": ("serve.py",),
     "ingest": ("ingest.py", "--lines", "5000000"),
 }
@@ -143,7 +144,7 @@ def page(kept: Kept) -> str:
     sections += section(QUESTION, *(kept.text(f"questions-{name}") for name in QUESTIONS))
     sections += section(POLICY, *(titled(name, kept.text(name)) for name in POLICIES))
     sections += section(PESSIMISM, titled("pessimism", kept.text("pessimism")))
-    costs = [titled(name, kept.text(name)) for name in ("refit", "fold_in", "peers")]
+    costs = [titled(name, kept.text(name)) for name in ("refit", "fold_in", "peers", "peers_many")]
     sections += section(COSTS, *costs)
     served, stored = kept.report("serve"), kept.report("ingest")
     if served is not None and stored is not None:
