@@ -247,8 +247,16 @@ def offsets(design: Design, shared: Shared) -> Offsets:
     C = on_lines((design.n_rows if design.n_items else 0, wide), np.float32)
     if design.n_items:
         covariance = writable(items.covariance)
-        kernels.over(len(C), lambda i, j: kernels.pack(i, j, design.item, covariance, C))
+        places = _lower_triangle(shared.k)
+        kernels.over(len(C), lambda i, j: kernels.pack(i, j, design.item, covariance, places, C))
     return Offsets(P, own, C, scores, variance)
+
+
+@cache
+def _lower_triangle(k: int) -> Int:
+    """Where the lower triangle's entries stand among a (k, k) matrix's."""
+    a, b = np.tril_indices(k)
+    return np.asarray(a * k + b, dtype=np.int64)
 
 
 @cache

@@ -533,14 +533,13 @@ def twice_off_diagonal(R, p):
 
 
 @njit(nogil=True, cache=True)
-def pack(first, last, which, matrices, out):
-    """out[i] = the lower triangle of matrices[which[i]] (k, k), for first <= i < last."""
+def pack(first, last, which, matrices, places, out):
+    """out[i] = the entries of matrices[which[i]] (k, k) at `places` of its numbers, for first <= i < last."""
+    numbers, size = matrices.reshape(matrices.size), matrices.shape[1] * matrices.shape[2]
     for i in range(first, last):
-        at = 0
-        for a in range(matrices.shape[1]):
-            for b in range(a + 1):
-                out[i, at] = matrices[which[i], a, b]
-                at += 1
+        begin = which[i] * size
+        for at in range(len(places)):
+            out[i, at] = numbers[begin + places[at]]
 
 
 @njit(nogil=True, cache=True)
