@@ -85,6 +85,12 @@ def test_swapping_sides_and_label_changes_nothing(estimator: Estimator) -> None:
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_users_who_said_nothing_change_nobody(base: Model) -> None:
+    silent = fitted(replace(WORLD.comparisons, n_users=15))
+    for mine, theirs in zip(reward_table(base, 4, X), reward_table(silent, 4, X), strict=True):
+        np.testing.assert_allclose(theirs, mine, atol=1e-6)
+
+
 def test_rotating_the_subspace_with_the_adapters_changes_no_reward(base: Model) -> None:
     Q = np.linalg.qr(np.random.default_rng(33).standard_normal((2, 2)))[0]
     a = base.adapters
