@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,12 @@ def pairs(**changes: object) -> Comparisons:
             "comparison 1: age_seconds is -2.0; a number that is not negative was",
         ),
         (lambda: pairs(X=[[0.0, np.inf]] * 4), "X: row 0, column 1 is inf; a finite number was expected."),
+        (
+            lambda: replace(
+                Comparisons.from_trajectories(2, 2, [[0, 1, 0, 1]], [[0, 1, 0, 0]], user=[0]), Y=np.full((2, 2), np.nan)
+            ),
+            "Y: row 0, column 0 is nan; a finite number was expected.",
+        ),
         (lambda: pairs(X=np.zeros((4, 0))), r"X must be a table with at least one column; found shape \(4, 0\)."),
         (lambda: pairs(user=[0]), "chosen, rejected and user must have one entry a comparison"),
         (lambda: pairs(label=[1.0]), r"label must have one entry a comparison \(2\)"),

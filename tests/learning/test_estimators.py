@@ -26,6 +26,7 @@ from app.learning.evidence import (
     row_spread,
     separable_covariance,
     starting_point,
+    variance_step,
     weighted_least_squares,
 )
 from app.learning.features import feature_map_of
@@ -194,11 +195,12 @@ def test_the_bound_never_falls(comparisons: Comparisons, k: int) -> None:
 def test_the_bound_never_falls_with_items_own_effects(comparisons: Comparisons, k: int) -> None:
     c, ids = with_repeated_items(comparisons, 8)
     design, shared = prepared(c, k, ids)
-    scores, bounds = None, []
+    given, scores, bounds = shared, None, []
     for _ in range(25):
         step = evidence_pass(design, shared, scores, stiffness=3.0, learn_priors=False)
         shared, scores = step.shared, step.scores
         bounds.append(step.bound)
+    assert shared.items.bias_prior == given.items.bias_prior
     # The items have a posterior from the first pass on only.
     assert np.diff(bounds[1:]).min() >= -1e-7 * abs(bounds[-1])
     both = orthonormalised(shared)
@@ -304,3 +306,17 @@ def test_the_separable_update_recovers_a_separable_moment() -> None:
     R, S = (root @ root.T + np.eye(len(root)) for root in (rng.standard_normal((2, 2)), rng.standard_normal((3, 3))))
     moment, begin = (np.asarray(np.kron(left, S), dtype=np.float64) for left in (R, np.eye(2)))
     np.testing.assert_allclose(separable_covariance(moment, begin, 2, 3), moment)
+
+
+def test_steps_of_a_prior_end_where_the_normal_model_is_likeliest() -> None:
+    """Of means y = effect + noise with known variances the likeliest prior is the mean of y^2 less the noise's."""
+    rng = np.random.default_rng(31)
+    y = 0.3 * rng.standard_normal((400, 3))
+    y[:, :2] += rng.standard_normal((400, 2)) @ [[0.5, 0.2], [0.0, 0.3]]
+    values, vectors = np.linalg.eigh(y.T @ y / len(y) - 0.09 * np.eye(3))
+    assert values[0] < 0, "along one direction there is nothing but noise"
+    prior = np.eye(3)
+    for _ in range(300):
+        inverse = np.asarray(np.linalg.inv(np.linalg.inv(prior) + np.eye(3) / 0.09), dtype=np.float64)
+        prior = variance_step(prior, y @ inverse / 0.09, len(y) * inverse)
+    np.testing.assert_allclose(prior, vectors * np.maximum(values, 0.0) @ vectors.T, atol=1e-4)
