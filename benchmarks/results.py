@@ -29,7 +29,7 @@ POLICIES = ("policy", "policy_size", "policy_sets", "states")
 QUESTIONS = ("contracts", "electricity", "movies")
 SHUFFLES = {
     "contracts": ("--draws", "100", "--choices", "40"),
-    "movies": ("--draws", "10", "--choices", "10"),
+    "movies": ("--draws", "0"),
     "arguments": ("--draws", "0"),
 }
 """Draws of users given at random, more or fewer than of other sets; none where a fit takes minutes."""

@@ -68,11 +68,12 @@ def main() -> None:
     safe = worst <= ALLOWED
     found = f"the largest difference is {worst:+.4f}, standard error {error:.4f}; {ALLOWED} is allowed"
     print(f"\n{verdict(safe)}: {found}.\n", flush=True)
-    if options.draws:
+    small = [dataset for dataset in sets if len(dataset) < MOST_SHUFFLED]
+    if options.draws and small:
         print("Users who do not differ: the comparisons of a set, each given to a user at random.\n")
         print("| data set | draws | permutation test finds nothing | draws | rank 0 is chosen |")
         print("| --- | ---: | ---: | ---: | ---: |")
-        draws = [shuffled(d, options) for d in sets if len(d) < MOST_SHUFFLED]
+        draws = [shuffled(dataset, options) for dataset in small]
         least = min(share for both in draws for share in both)
         safe = safe and least >= ALIKE
         print(f"\n{verdict(least >= ALIKE)}: the lowest share is {least:.3f}; {ALIKE} is asked.")
