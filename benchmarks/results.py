@@ -27,6 +27,7 @@ SMALL = ("contracts", "electricity", "train")
 SEEDS = 3
 POLICIES = ("policy", "policy_size", "policy_sets", "states")
 QUESTIONS = ("contracts", "electricity", "movies")
+CHECKED = (*SETS, "simulated")
 SHUFFLES = {
     "contracts": ("--draws", "100", "--choices", "40"),
     "movies": ("--draws", "0"),
@@ -138,7 +139,7 @@ def page(kept: Kept) -> str:
         sections += [PAPER, paper_axis(reports)]
     if simulation is not None:
         sections += [SIMULATION, simulated(simulation)]
-    checked = {name: text for name in (*SETS, "simulated") if (text := kept.text(f"safety-{name}")) is not None}
+    checked = {name: text for name in CHECKED if (text := kept.text(f"safety-{name}")) is not None}
     sections += section(SAFETY, *safety(checked))
     sections += section(CALIBRATION, kept.text("calibration"))
     sections += section(QUESTION, *(kept.text(f"questions-{name}") for name in QUESTIONS))
@@ -167,7 +168,8 @@ def safety(checked: dict[str, str]) -> list[str]:
             (intro, first, _), *others = there.values()
             rows = [first, *("\n".join(rows.splitlines()[2:]) for _, rows, _ in others)]
             out += [intro, "\n".join(rows), "\n".join(f"- {name}: {words}" for name, (_, _, words) in there.items())]
-    return out
+    left_out = [name for name in CHECKED if name not in checked]
+    return [*out, f"Not measured for this page: {', '.join(left_out)}."] if checked and left_out else out
 
 
 def as_it_is(text: str | None) -> str | None:
@@ -400,7 +402,7 @@ SIMULATION = """## Against a known truth
 independent truths. Distance is the principal angle distance to the true subspace; errors and regrets are in
 log-odds. Theorem 4.1 says that the distance falls like the product of users and comparisons to the power -1/2."""
 
-SAFETY = """## Never worse than one model for everybody
+SAFETY = """## Every rank beside one model for everybody
 
 `benchmarks/safety.py`: every rank beside the same estimator at rank 0, in nats a comparison; below 0 is better. Of the
 small sets every user is once among the unseen, by five fits; the large ones have their own split."""
