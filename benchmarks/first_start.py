@@ -9,6 +9,7 @@ processes together. The ranking is that of a person whose answers a refit has le
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ STEPS = {
 
 
 def main() -> None:
+    # Whoever is told to end leaves no process behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="psharelora-first-") as name:
         folder = Path(name)
         # Whom PostgreSQL runs as must be able to reach it.
@@ -39,6 +42,8 @@ def main() -> None:
 def started(folder: Path, settings: dict[str, str]) -> dict[str, float]:
     folder.mkdir()
     begun, used = time.monotonic(), processor_seconds()
+    said: list[str] = []
+    found: dict[str, float] = {}
     demo = subprocess.Popen(
         command_line(("demo", "--exit", "--port", str(free_port()))),
         cwd=folder,
@@ -47,14 +52,17 @@ def started(folder: Path, settings: dict[str, str]) -> dict[str, float]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said: list[str] = []
-    found: dict[str, float] = {}
-    assert demo.stdout is not None
-    for line in demo.stdout:
-        said.append(line)
-        for words, what in STEPS.items():
-            if words in line and what not in found:
-                found[what] = round(time.monotonic() - begun, 1)
+    try:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            said.append(line)
+            for words, what in STEPS.items():
+                if words in line and what not in found:
+                    found[what] = round(time.monotonic() - begun, 1)
+    except KeyboardInterrupt:
+        demo.terminate()
+        demo.wait()
+        raise
     if demo.wait():
         raise SystemExit("".join(said))
     return {**found, "processor": round(processor_seconds() - used, 1)}
