@@ -89,6 +89,8 @@ def test_users_who_said_nothing_change_nobody(base: Model) -> None:
     silent = fitted(replace(WORLD.comparisons, n_users=15))
     for mine, theirs in zip(reward_table(base, 4, X), reward_table(silent, 4, X), strict=True):
         np.testing.assert_allclose(theirs, mine, atol=1e-6)
+    assert silent.diagnostics is not None
+    assert silent.diagnostics.n_users == 12
 
 
 def test_rotating_the_subspace_with_the_adapters_changes_no_reward(base: Model) -> None:
