@@ -404,8 +404,8 @@ def test_what_cannot_be_fitted_is_refused(model: Model) -> None:
     for user in (-1, 40, 41):
         with pytest.raises(IndexError, match=f"user {user} is not in the fit, which had 40 users"):
             model.adapter(user)
-    with pytest.raises(InvalidComparisonsError, match="user 3 has no adapter; there are 1"):
-        model.predict(c, [model.population()])
+    with pytest.raises(InvalidComparisonsError, match="user 3 has no adapter; there are 3"):
+        model.predict(c, [model.population()] * 3)
 
 
 def test_a_wrong_context_width_is_refused() -> None:
