@@ -307,6 +307,18 @@ def test_a_model_of_another_rank_is_compared_with_and_does_not_set_the_rank(mode
     assert other.diagnostics.distance_to_previous is not None
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+def test_from_a_model_of_another_rank_a_fit_begins_as_from_none(rank: int) -> None:
+    c = catalogue(np.random.default_rng(53), n_users=40, per_user=15).comparisons
+    before = fit(c, rank=2, dependence=0.0, calibrate=False, max_passes=5)
+    assert before.rank == 2
+    assert before.everybody is not None
+    after = fit(c, rank=rank, dependence=0.0, warm_start=before, calibrate=False, max_passes=5)
+    fresh = fit(c, rank=rank, dependence=0.0, calibrate=False, max_passes=5)
+    assert after.rank == fresh.rank == rank
+    np.testing.assert_allclose(after.predict(c), fresh.predict(c), atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("n_users", "per_user", "expected"), [(300, 1, [16, 4, 1]), (20, 40, [4, 1]), (3, 300, [1]), (11, 2, [1])]
 )
