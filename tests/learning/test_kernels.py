@@ -49,3 +49,16 @@ def test_a_user_settles_in_few_steps(per_user: int) -> None:
     assert np.quantile(found.iterations, 0.9) <= 13
     exact = posterior(design, shared, tolerance=1e-11)
     np.testing.assert_allclose(found.means, exact.means, atol=1e-5)
+
+
+def test_who_said_nothing_has_the_prior() -> None:
+    c = catalogue(np.random.default_rng(28), n_users=9, per_user=4).comparisons
+    design, shared = prepared(c.subset(c.user != 3), 2)
+    found = posterior(design, shared)
+    np.testing.assert_array_equal(found.covariances[3], shared.T)
+    assert not found.means[3].any()
+    assert np.isnan(found.log_volume[3])
+    assert found.converged[3]
+    others = np.delete(np.arange(9), 3)
+    assert np.isfinite(found.log_volume[others]).all()
+    assert (found.log_volume[others] < np.linalg.slogdet(shared.T)[1]).all()
