@@ -110,7 +110,7 @@ async def test_a_lost_connection_is_noticed_and_everything_may_have_changed(
         with psycopg.connect(db.url, autocommit=True) as other:
             other.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND query IN ('SELECT 1', 'LISTEN psharelora_notices') OR query LIKE 'SELECT pg_snapshot_xmin%'"
+                "AND (query IN ('SELECT 1', 'LISTEN psharelora_notices') OR query LIKE 'SELECT pg_snapshot_xmin%')"
             )
         await eventually(lambda: EVERYTHING in heard)
     assert [event["event"] for event in logged] == ["notices_lost"]
