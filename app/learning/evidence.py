@@ -75,8 +75,9 @@ FRESH_GRAMS = (1, 10)
 """Passes at which the Gram matrices are formed anew."""
 
 GIVEN_PRIORS = 5
-"""First passes from scratch in which priors of items' effects are as given: before adapters have found their spread,
-loadings look like nothing, and priors that follow never let them back."""
+"""First passes of adapters from scratch in which priors of items' effects are as given: before adapters have found
+their spread, loadings look like nothing, and priors that follow never let them back. No fit ends before it learns
+them."""
 FIRST_TIGHTENINGS = 5
 TIGHTENINGS = 2
 """Steps of the E step in a pass, the first one and all others: a second costs a third of the first."""
@@ -160,6 +161,7 @@ def maximise_evidence(
     or gain little by accident, so that one small gain alone ends nothing.
     """
     scores, shared, before, grams, gains = None, _balanced(start), -np.inf, None, list[float]()
+    given = GIVEN_PRIORS if start.k and len(start.items) and not start.items.bias_variance[0] > 0 else 0
     stiffness = subspace_precision(design)
     for passes in range(1, max_passes + 1):
         step = evidence_pass(
@@ -169,14 +171,14 @@ def maximise_evidence(
             grams=None if passes in FRESH_GRAMS else grams,
             stiffness=stiffness,
             tightenings=FIRST_TIGHTENINGS if passes == 1 else TIGHTENINGS,
-            learn_item_priors=passes > GIVEN_PRIORS or start.items.bias_variance[0] > 0,
+            learn_item_priors=passes > given,
         )
         if report is not None:
             report(passes, step.bound)
         shared, scores, grams = step.shared, step.scores, step.grams
         gains.append(step.bound - before)
         before = step.bound
-        if passes > 3 and still_to_gain(gains[-3:]) <= tolerance * abs(before):
+        if passes > given + 3 and still_to_gain(gains[-3:]) <= tolerance * abs(before):
             ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=before)
             return orthonormalised(shared), ending
     ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=before)

@@ -2,7 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from app.learning import fit
 from app.learning.selection import Trial, choose
+from tests.support.preference_worlds import draw_choices, draw_world
 
 LOSSES = {
     0: {0.0: 0.59, 0.03: 0.58, 0.1: 0.57, 0.3: 0.56, 1.0: 0.565},
@@ -61,3 +63,15 @@ def test_a_gain_that_fresh_splits_do_not_show_is_not_believed() -> None:
     for ranks in ((0, 4), (0, 2, 4)):
         choice = choose(hopeful, ranks=ranks, start=(4, 0.0), differ=lambda: True, again=again)
         assert choice.rank == 0, ranks
+
+
+def test_items_that_are_worth_what_their_features_say_have_no_effects_for_everybody_either() -> None:
+    """A fit for everybody had ended before it learnt the prior of items' effects, and adapters seemed to gain."""
+    rng = np.random.default_rng(0)
+    world = draw_world(rng, users=320, items=300, dim=20, rank=0, appeal=0.0)
+    said = draw_choices(rng, world, 16)
+    alone = fit(said, rank=0, dependence=0.0, calibrate=False)
+    assert alone.converged
+    assert alone.shared.items.bias_prior < 0.01
+    score = said.items @ alone.Theta_0[:, 0]
+    assert np.corrcoef(score, said.items @ world.theta_0)[0, 1] > 0.98
