@@ -1,5 +1,7 @@
 """The compiled loops' own arithmetic, beside NumPy's and SciPy's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from app.learning import kernels
-from app.learning.adapters import posterior
+from app.learning.adapters import posterior, predictive_moments
 from app.learning.kernels import LOGISTIC_SHARES, LOGISTIC_VARIANCES
-from tests.learning.test_estimators import prepared
-from tests.support.learning_worlds import catalogue
+from tests.learning.test_estimators import prepared, with_repeated_items
+from tests.support.learning_worlds import catalogue, in_contexts
 
 
 @given(seed=st.integers(0, 2**32 - 1), p=st.integers(1, 13), n=st.integers(1, 17))
@@ -62,3 +64,23 @@ def test_who_said_nothing_has_the_prior() -> None:
     others = np.delete(np.arange(9), 3)
     assert np.isfinite(found.log_volume[others]).all()
     assert (found.log_volume[others] < np.linalg.slogdet(shared.T)[1]).all()
+
+
+def test_predictions_know_what_is_not_known_of_items() -> None:
+    """In contexts, an item's own loadings meet the adapter's constant column."""
+    rng = np.random.default_rng(29)
+    c, ids = with_repeated_items(in_contexts(rng, n_users=4, per_user=6), 7)
+    design, shared = prepared(c, 2, ids)
+    roots = rng.standard_normal((8, 2, 2))
+    items = replace(shared.items, covariance=roots @ roots.transpose(0, 2, 1))
+    p, d2 = len(shared.T), design.d2
+    m, R = rng.standard_normal((4, p)), rng.standard_normal((4, p, p))
+    V = R @ R.transpose(0, 2, 1)
+    _, variance = predictive_moments(design, replace(shared, items=items), m, V)
+    Z = design.project(shared.B, items.loadings).reshape(design.n, p)
+    for j, user in enumerate(design.user):
+        terms = slice(design.indptr[j], design.indptr[j + 1])
+        place = design.item[design.rows[terms]]
+        second = V[user, ::d2, ::d2] + np.outer(m[user, ::d2], m[user, ::d2])
+        own = items.bias_variance[place].sum() + np.einsum("tkl,kl->", items.covariance[place], second)
+        np.testing.assert_allclose(variance[j], Z[j] @ V[user] @ Z[j] + own, rtol=1e-5)
