@@ -113,7 +113,8 @@ async def test_a_lost_connection_is_noticed_and_everything_may_have_changed(
                 "AND (query IN ('SELECT 1', 'LISTEN psharelora_notices') OR query LIKE 'SELECT pg_snapshot_xmin%')"
             )
         await eventually(lambda: EVERYTHING in heard)
-    assert [event["event"] for event in logged] == ["notices_lost"]
+    # Other ears of this process on the same database say so too.
+    assert "notices_lost" in {event["event"] for event in logged}
     await eventually(lambda: notices.is_listening)
     await eventually(lambda: notices.has_heard(position))
     again = await _announced(db)
