@@ -168,11 +168,12 @@ def posterior(
         parts = min(LANES, design.n)
         order, pointers = np.arange(parts), design.n * np.arange(parts + 1) // parts
     N = len(order)
+    used = np.stack([given.mean, np.full(design.n, STARTING_VARIANCE)] if start is None else start)
     out = Solution(
         means=np.zeros((N, p)),
         covariances=np.zeros((N, p, p)),
-        score_mean=np.zeros(design.n),
-        score_variance=np.zeros(design.n),
+        score_mean=used[0],
+        score_variance=used[1],
         mean_weight=np.zeros(design.n),
         variance_weight=np.zeros(design.n),
         converged=np.ones(N, dtype=np.bool_),
@@ -186,14 +187,13 @@ def posterior(
     if design.d2 == 1:
         P = rounded_up(P)
     kappa = design.weight * (design.label - 0.5)
-    used = np.stack([given.mean, np.full(design.n, STARTING_VARIANCE)] if start is None else start)
 
     def work(first: int, last: int) -> None:
         kernels.e_step(
             first, last, order, pointers, *design.terms, P, given.own, design.Y, given.C, places,
             given.mean, given.variance, kappa, design.weight, T, precision, iterations, tolerance, used,
-            out.means, out.covariances, out.score_mean, out.score_variance, out.mean_weight, out.variance_weight,
-            out.likelihood, out.log_volume, out.iterations, out.converged, together,
+            out.means, out.covariances, out.mean_weight, out.variance_weight, out.likelihood, out.log_volume,
+            out.iterations, out.converged, together,
         )  # fmt: skip
 
     if not together:

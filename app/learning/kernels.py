@@ -372,7 +372,7 @@ def load_placed(users, start, size, pointers, indptr, rows, cols, signs, P, own,
     """The same before the squares, with contexts."""
     p, wide = z.shape[1], C.shape[1]
     q = p * (p + 1) // 2
-    zs, ss = Z.reshape(Z.size), S.reshape(S.size)
+    zs, ss = ravelled(Z), ravelled(S)
     ss[: size * q * LANES] = 0.0
     for lane in range(LANES):
         begin, count = 0, 0
@@ -535,7 +535,7 @@ def twice_off_diagonal(R, p):
 @njit(nogil=True, cache=True)
 def pack(first, last, which, matrices, places, out):
     """out[i] = the entries of matrices[which[i]] (k, k) at `places` of its numbers, for first <= i < last."""
-    numbers, size = matrices.reshape(matrices.size), matrices.shape[1] * matrices.shape[2]
+    numbers, size = ravelled(matrices), matrices.shape[1] * matrices.shape[2]
     for i in range(first, last):
         begin = which[i] * size
         for at in range(len(places)):
@@ -585,15 +585,16 @@ def inverses(first, last, matrices, V, log):
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def e_step(
     first, last, order, pointers, indptr, rows, cols, signs, P, own, Y, C, places, offset, offset_variance, kappa,
-    weight, T, precision, iterations, tolerance, used, means, covariances, score_mean, score_variance, mean_weight,
-    variance_weight, likelihood, log_volume, steps, done, together,
+    weight, T, precision, iterations, tolerance, used, means, covariances, mean_weight, variance_weight, likelihood,
+    log_volume, steps, done, together,
 ):  # fmt: skip
     """The posterior of every user's adapter, `iterations` times or until no mean moves by more than `tolerance`.
 
     Of the users order[first:last], LANES at a time, which have about equally many comparisons. C (M, k (k + 1) / 2) are
-    the covariances of the rows' own loadings, lower triangles. Scores' moments, (2, n) in `used` to start from, move as
-    `relax` says; a user who has settled moves no more. With R = V + m m^T, a score's variance is its offset's plus
-    <R, z z^T + C_chosen + C_rejected> - (z.m)^2. Those of a vector who are parts of one user are taken `together`.
+    the covariances of the rows' own loadings, lower triangles. Scores' moments, (2, n) in `used` to start from and as
+    they end, move as `relax` says; a user who has settled moves no more. With R = V + m m^T, a score's variance is its
+    offset's plus <R, z z^T + C_chosen + C_rejected> - (z.m)^2. Those of a vector who are parts of one user are taken
+    `together`.
     """
     p, q = T.shape[0], T.shape[0] * (T.shape[0] + 1) // 2
     most = 0
@@ -710,7 +711,6 @@ def e_step(
                             j, at = pointers[users[lane]] + start + i, i * LANES + lane
                             used[0, j], used[1, j] = mean[at], variance[at]
                             if ending:
-                                score_mean[j], score_variance[j] = mean[at], variance[at]
                                 mean_weight[j], variance_weight[j] = w[at] + more[at], w[at]
                                 missed = 0.5 * abs(mean[at]) + loss[at]
                                 likelihood[users[lane]] += kappa[j] * mean[at] - weight[j] * missed

@@ -25,10 +25,10 @@ def _add_scaled(_typing, y, at_y, x, at_x, a, at_a, count):
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, source, factors = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
-        factor = builder.load(builder.gep(factors, [values[5]]), align=8)
+        factor = _load(builder, factors, values[5])
         with cgutils.for_range(builder, values[6]) as loop:
             place = builder.gep(target, [builder.add(values[1], loop.index)])
-            other = builder.load(builder.gep(source, [builder.add(values[3], loop.index)]), align=8)
+            other = _load(builder, source, values[3], loop.index)
             product = builder.fmul(factor, other, flags=_FAST)
             builder.store(builder.fadd(builder.load(place, align=8), product, flags=_FAST), place, align=8)
         return context.get_dummy_value()
@@ -44,8 +44,8 @@ def _add_product(_typing, y, at_y, a, at_a, b, at_b, count):
         place = builder.gep(target, [values[1]])
         total = cgutils.alloca_once_value(builder, builder.load(place, align=8))
         with cgutils.for_range(builder, values[6]) as loop:
-            first = builder.load(builder.gep(left, [builder.add(values[3], loop.index)]), align=8)
-            second = builder.load(builder.gep(right, [builder.add(values[5], loop.index)]), align=8)
+            first = _load(builder, left, values[3], loop.index)
+            second = _load(builder, right, values[5], loop.index)
             product = builder.fmul(first, second, flags=_FAST)
             builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
         builder.store(builder.load(total), place, align=8)
@@ -70,9 +70,9 @@ def _add_products(_typing, y, at_y, a, at_a, b, at_b, rows, count):
             totals = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
             begins = [builder.add(at_a, builder.mul(_plus(builder, r, r.type(0), i), count)) for i in range(abreast)]
             with cgutils.for_range(builder, count) as loop:
-                shared = builder.load(builder.gep(right, [builder.add(at_b, loop.index)]), align=8)
+                shared = _load(builder, right, at_b, loop.index)
                 for begin, total in zip(begins, totals, strict=True):
-                    own = builder.load(builder.gep(left, [builder.add(begin, loop.index)]), align=8)
+                    own = _load(builder, left, begin, loop.index)
                     product = builder.fmul(own, shared, flags=_FAST)
                     builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
             for place, total in zip(places, totals, strict=True):
@@ -92,13 +92,13 @@ def _add_scaled_rows(_typing, y, at_y, x, at_x, a, at_a, rows, count):
         _, at_y, _, at_x, _, at_a, rows, count = values
 
         def some(r: Any, abreast: int) -> None:
-            own = [builder.load(builder.gep(factors, [_plus(builder, at_a, r, i)]), align=8) for i in range(abreast)]
+            own = [_load(builder, factors, _plus(builder, at_a, r, i)) for i in range(abreast)]
             begins = [builder.add(at_x, builder.mul(_plus(builder, r, r.type(0), i), count)) for i in range(abreast)]
             with cgutils.for_range(builder, count) as loop:
                 place = builder.gep(target, [builder.add(at_y, loop.index)])
                 total = builder.load(place, align=8)
                 for factor, begin in zip(own, begins, strict=True):
-                    other = builder.load(builder.gep(source, [builder.add(begin, loop.index)]), align=8)
+                    other = _load(builder, source, begin, loop.index)
                     total = builder.fadd(total, builder.fmul(factor, other, flags=_FAST), flags=_FAST)
                 builder.store(total, place, align=8)
 
@@ -131,11 +131,11 @@ def _take_triangle(_typing, y, at_y, a, at_a, b, at_b, rows):
         one = rows.type(1)
         with cgutils.for_range(builder, rows) as outer:
             r = outer.index
-            factor = builder.load(builder.gep(left, [builder.add(at_a, r)]), align=8)
+            factor = _load(builder, left, at_a, r)
             begin = builder.add(at_y, builder.sdiv(builder.mul(r, builder.add(r, one)), rows.type(2)))
             with cgutils.for_range(builder, builder.add(r, one)) as loop:
                 place = builder.gep(target, [builder.add(begin, loop.index)])
-                other = builder.load(builder.gep(right, [builder.add(at_b, loop.index)]), align=8)
+                other = _load(builder, right, at_b, loop.index)
                 product = builder.fmul(factor, other, flags=_FAST)
                 builder.store(builder.fsub(builder.load(place, align=8), product, flags=_FAST), place, align=8)
         return context.get_dummy_value()
@@ -149,7 +149,7 @@ def _put(_typing, y, at_y, x, at_x, count):
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, source = (_vectors(context, builder, signature, values, i) for i in (0, 2))
         with cgutils.for_range(builder, values[4]) as loop:
-            other = builder.load(builder.gep(source, [builder.add(values[3], loop.index)]), align=8)
+            other = _load(builder, source, values[3], loop.index)
             builder.store(other, builder.gep(target, [builder.add(values[1], loop.index)]), align=8)
         return context.get_dummy_value()
 
@@ -161,9 +161,9 @@ def _put_scaled(_typing, y, at_y, x, at_x, a, at_a, count):
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, source, factors = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
-        factor = builder.load(builder.gep(factors, [values[5]]), align=8)
+        factor = _load(builder, factors, values[5])
         with cgutils.for_range(builder, values[6]) as loop:
-            other = builder.load(builder.gep(source, [builder.add(values[3], loop.index)]), align=8)
+            other = _load(builder, source, values[3], loop.index)
             place = builder.gep(target, [builder.add(values[1], loop.index)])
             builder.store(builder.fmul(factor, other, flags=_FAST), place, align=8)
         return context.get_dummy_value()
@@ -176,7 +176,7 @@ def _put_inverse(_typing, y, at_y, x, at_x):
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, source = (_vectors(context, builder, signature, values, i) for i in (0, 2))
-        other = builder.load(builder.gep(source, [values[3]]), align=8)
+        other = _load(builder, source, values[3])
         one = ir.Constant(_VECTOR, [1.0] * LANES)
         builder.store(builder.fdiv(one, other, flags=_FAST), builder.gep(target, [values[1]]), align=8)
         return context.get_dummy_value()
@@ -198,8 +198,8 @@ def _put_both(operation: str) -> Any:
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, left, right = (_vectors(context, builder, signature, values, i) for i in (0, 2, 4))
         with cgutils.for_range(builder, values[6]) as loop:
-            first = builder.load(builder.gep(left, [builder.add(values[3], loop.index)]), align=8)
-            second = builder.load(builder.gep(right, [builder.add(values[5], loop.index)]), align=8)
+            first = _load(builder, left, values[3], loop.index)
+            second = _load(builder, right, values[5], loop.index)
             place = builder.gep(target, [builder.add(values[1], loop.index)])
             builder.store(getattr(builder, operation)(first, second, flags=_FAST), place, align=8)
         return context.get_dummy_value()
@@ -215,8 +215,8 @@ def _widest(_typing, y, at_y, a, at_a, b, at_b, rows):
         place = builder.gep(target, [values[1]])
         most = cgutils.alloca_once_value(builder, builder.load(place, align=8))
         with cgutils.for_range(builder, values[6]) as loop:
-            first = builder.load(builder.gep(left, [builder.add(values[3], loop.index)]), align=8)
-            second = builder.load(builder.gep(right, [builder.add(values[5], loop.index)]), align=8)
+            first = _load(builder, left, values[3], loop.index)
+            second = _load(builder, right, values[5], loop.index)
             for one, other in ((first, second), (second, first)):
                 gap, known = builder.fsub(one, other, flags=_FAST), builder.load(most)
                 builder.store(builder.select(builder.fcmp_ordered(">", gap, known), gap, known), most)
@@ -230,6 +230,12 @@ def _vectors(context: Any, builder: Any, signature: Any, values: Any, argument: 
     """The data of an array argument as a pointer to vectors."""
     array = context.make_array(signature.args[argument])(context, builder, values[argument])
     return builder.bitcast(array.data, _VECTOR.as_pointer())
+
+
+def _load(builder: Any, vectors: Any, at: Any, further: Any = None) -> Any:
+    """vectors[at + further], wherever the array begins."""
+    place = at if further is None else builder.add(at, further)
+    return builder.load(builder.gep(vectors, [place]), align=8)
 
 
 def _signature(*arguments: Any) -> Any:
@@ -359,7 +365,7 @@ def _vector_at(builder: Any, data: Any, index: Any) -> Any:
     return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
 
 
-def _bits_of(_typing, x):  # noqa: ARG001
+def _bits_of(_typing, _x):
     """The bits of a float64, as an integer."""
 
     def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
@@ -368,7 +374,7 @@ def _bits_of(_typing, x):  # noqa: ARG001
     return types.int64(types.float64), build
 
 
-def _number_of(_typing, bits):  # noqa: ARG001
+def _number_of(_typing, _bits):
     """The float64 that has these bits."""
 
     def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:

@@ -155,13 +155,8 @@ class Notices:
 
     async def _listen_for_ever(self, first: asyncio.Event) -> None:
         while True:
-            try:
+            with suppress(psycopg.Error, OSError, TimeoutError):
                 await self._listen(first)
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                if self._listening:
-                    log.warning("notices_lost", reason=str(error) or type(error).__name__)
-            finally:
-                self._listening = False
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self, first: asyncio.Event) -> None:
@@ -179,7 +174,12 @@ class Notices:
                 async for notify in connection.notifies(timeout=PROBE_SECONDS):
                     self._hear(notify.payload)
                 await connection.execute("SELECT 1")
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            if self._listening:
+                log.warning("notices_lost", reason=str(error) or type(error).__name__)
+            raise
         finally:
+            self._listening = False
             await connection.close()
 
     def _hear(self, payload: str) -> None:
