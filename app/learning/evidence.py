@@ -27,11 +27,12 @@ posteriors on both sides of a factorisation after Lim & Teh 2007.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from app.learning import kernels
-from app.learning.adapters import Moments, Solution, posterior, rounded_up
+from app.learning.adapters import ADAPTER_TOLERANCE, Moments, Solution, posterior, rounded_up
 from app.learning.arrays import Int, Real, on_lines, product, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
@@ -83,6 +84,10 @@ TIGHTENINGS = 2
 """Steps of the E step in a pass, the first one and all others: a second costs a third of the first."""
 SLOWEST = 0.95
 """Largest ratio of successive gains that the estimate of what is left believes."""
+SLOWEST_FROM_NEARBY = 0.9
+"""Ratio of successive gains that is believed where there is one gain only."""
+NEARBY_TOLERANCE = 1e-3
+"""As ADAPTER_TOLERANCE, of a first E step near the maximum: the bound is within its square."""
 
 Unknowns = tuple[Real, Real, Real, Real]
 """Theta_0 (d1, d2), biases (E + 1,), B (d1, k), loadings (E + 1, k), or changes of them."""
@@ -185,6 +190,57 @@ def maximise_evidence(
     return orthonormalised(shared), ending
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Maximum:
+    """Where passes from nearby ended."""
+
+    shared: Shared
+    ending: Ending
+    solution: Solution
+    """Every adapter's posterior there."""
+
+
+def maximise_from_nearby(
+    design: Design,
+    start: Shared,
+    *,
+    max_passes: int,
+    tolerance: float,
+    gauge: Callable[[Shared], Shared] = lambda shared: shared,
+    report: Callable[[int, float], None] | None = None,
+) -> Maximum:
+    """The same from a start near the maximum, such as the previous model's parameters: one or two passes are enough.
+
+    Every E step is solved to its end. So the bound tells what the parameters have gained, not what adapters on their
+    way have; two small gains, or one that is very small, are no accident then; and the last E step is the model's own.
+    `gauge` turns B to where the model wants it.
+    """
+    scores, shared, grams, bounds = None, gauge(orthonormalised(start)), None, list[float]()
+    stiffness = subspace_precision(design)
+    for passes in range(1, max_passes + 1):
+        solution = posterior(
+            design, shared, start=scores, tolerance=NEARBY_TOLERANCE if scores is None else ADAPTER_TOLERANCE
+        )
+        scores, crowd = (solution.score_mean, solution.score_variance), Crowd.of(solution, shared.T)
+        bounds.append(evidence_bound(shared, solution, crowd, stiffness))
+        if report is not None:
+            report(passes, bounds[-1])
+        gains = [after - before for before, after in pairwise(bounds[-4:])]
+        if gains and still_to_gain(gains) <= tolerance * abs(bounds[-1]):
+            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=bounds[-1])
+            return Maximum(shared, ending, solution)
+        step = improved(
+            design,
+            shared,
+            Expectation(solution, crowd, bounds[-1]),
+            grams=None if passes in FRESH_GRAMS else grams,
+            stiffness=stiffness,
+        )
+        shared, grams = gauge(orthonormalised(step.shared)), step.grams
+    ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=bounds[-1])
+    return Maximum(shared, ending, posterior(design, shared, start=scores))
+
+
 def subspace_precision(design: Design) -> float:
     """Of the prior of B's entries, adapters having unit spread.
 
@@ -201,11 +257,21 @@ def subspace_precision(design: Design) -> float:
 
 
 def still_to_gain(gains: Sequence[float]) -> float:
-    """At least what a series with these last three terms has left, if it goes on as slowly as it went."""
-    a, b, c = (abs(g) for g in gains)
-    slowest = min(max(b / max(a, 1e-300), c / max(b, 1e-300)), SLOWEST)
-    last = c if min(gains) > 0 else max(b, c)
+    """At least what a series with these last terms, three at most, has left, if it goes on as slowly as it went."""
+    sizes = [abs(gain) for gain in gains]
+    ratios = [b / max(a, 1e-300) for a, b in pairwise(sizes)]
+    slowest = min(max(ratios, default=SLOWEST_FROM_NEARBY), SLOWEST)
+    last = sizes[-1] if min(gains) > 0 else max(sizes[-2:])
     return max(last, last * slowest / (1 - slowest))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expectation:
+    """An E step."""
+
+    solution: Solution
+    crowd: "Crowd"
+    bound: float
 
 
 def evidence_pass(
@@ -226,7 +292,29 @@ def evidence_pass(
     """
     solution = posterior(design, shared, start=scores, iterations=tightenings)
     crowd = Crowd.of(solution, shared.T)
-    bound = evidence_bound(shared, solution, crowd, stiffness)
+    return improved(
+        design,
+        shared,
+        Expectation(solution, crowd, evidence_bound(shared, solution, crowd, stiffness)),
+        grams=grams,
+        stiffness=stiffness,
+        learn_priors=learn_priors,
+        learn_item_priors=learn_item_priors,
+    )
+
+
+def improved(
+    design: Design,
+    shared: Shared,
+    expected: Expectation,
+    *,
+    grams: Grams | None = None,
+    stiffness: float = 0.0,
+    learn_priors: bool = True,
+    learn_item_priors: bool = True,
+) -> Pass:
+    """What a pass does after its E step."""
+    solution, crowd, bound = expected.solution, expected.crowd, expected.bound
     scores = solution.score_mean, solution.score_variance
     w, v = solution.mean_weight, solution.variance_weight
     if grams is None:

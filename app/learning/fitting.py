@@ -239,10 +239,11 @@ def _fit(
     def report(passes: int, objective: float) -> None:
         job.progress(FitProgress("fitting", 0.5 + 0.3 * passes / max_passes, passes, objective))
 
-    shared, ending = _estimate(job, design, choice.rank, max_passes=max_passes, tolerance=tolerance, report=report)
-    sample = design.thinned(-(-design.n // TRIAL_COMPARISONS))
-    shared = _in_gauge(job, sample, shared)
-    model = replace(_assemble(job, design, shared, ending, choice), everybody=_everybody(job, design, shared, choice))
+    stride = -(-design.n // TRIAL_COMPARISONS)
+    sample = design.thinned(stride)
+    found = _estimated(job, design, sample, choice.rank, max_passes=max_passes, tolerance=tolerance, report=report)
+    shared, ending = found.shared, found.ending
+    model = replace(_assemble(job, design, found, choice), everybody=_everybody(job, design, shared, choice))
     warm = job.warm_start
     if warm and choice.kept:
         model = replace(model, chosen=warm.chosen)
@@ -252,7 +253,8 @@ def _fit(
         model = replace(model, calibration=warm.calibration)
     elif calibrate:
         model = replace(model, calibration=_calibration(job, design, model, tolerance))
-    model = replace(model, diagnostics=_diagnostics(job, design, sample, model, choice))
+    scores = found.scores[design.user % stride == 0]
+    model = replace(model, diagnostics=_diagnostics(job, design, sample, scores, model, choice))
     job.progress(FitProgress("done", 1.0, ending.passes, ending.objective))
     return model
 
@@ -271,7 +273,7 @@ def _everybody(job: _Job, design: Design, shared: Shared, choice: Choice) -> Sha
         return Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
     known = job.warm_start.everybody if choice.kept and job.warm_start else None
     begin = evidence.without_adapters(shared) if known is None else evidence.continued(known, design.item_ids)
-    return _maximise(job, design, begin, TRIAL_PASSES, TRIAL_TOLERANCE, None)[0]
+    return evidence.maximise_from_nearby(design, begin, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE).shared
 
 
 def _features(comparisons: Comparisons, warm_start: Model | None) -> FeatureMap:
@@ -417,6 +419,46 @@ class _Trials:
         self.job.progress(FitProgress("choosing", 0.5 * share, passes, objective))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Estimated:
+    """The end of the estimation, in the model's gauge."""
+
+    shared: Shared
+    ending: Ending
+    adapters: Adapters
+    scores: Real
+    """(n,) mean scores of all comparisons."""
+
+
+def _estimated(
+    job: _Job,
+    design: Design,
+    sample: Design,
+    rank: int,
+    *,
+    max_passes: int,
+    tolerance: float,
+    report: Callable[[int, float], None],
+) -> _Estimated:
+    """The estimation and every user's adapter; of a warm start they come from the same last E step."""
+    known = _known(job, design, rank) if job.estimator == "evidence" and (rank or design.n_items) else None
+    if known is None or (design.n_items and not known.items.bias_variance[0] > 0):
+        shared, ending = _estimate(job, design, rank, max_passes=max_passes, tolerance=tolerance, report=report)
+        shared = _in_gauge(job, sample, shared)
+        return _Estimated(shared, ending, *_solved(job, design, shared))
+    found = evidence.maximise_from_nearby(
+        design,
+        known,
+        max_passes=max_passes,
+        tolerance=tolerance,
+        gauge=lambda shared: _in_gauge(job, sample, shared),
+        report=report,
+    )
+    return _Estimated(
+        found.shared, found.ending, found.solution.adapters(design, found.shared.k), found.solution.score_mean
+    )
+
+
 def _estimate(
     job: _Job,
     design: Design,
@@ -434,13 +476,20 @@ def _estimate(
     return _maximise(job, design, _begin(job, design, rank), max_passes, tolerance, report)
 
 
-def _begin(job: _Job, design: Design, rank: int) -> Shared:
-    """The warm start where its coordinates and rank are still ours, else the start that was asked for."""
+def _known(job: _Job, design: Design, rank: int) -> Shared | None:
+    """The warm start's parameters, where its coordinates and rank are still ours."""
     warm = job.warm_start
-    if warm is not None and warm.features is job.features and warm.estimator == job.estimator:
-        known = warm.shared if warm.rank == rank else warm.everybody if rank == 0 else None
-        if known is not None:
-            return evidence.continued(known, design.item_ids)
+    if warm is None or warm.features is not job.features or warm.estimator != job.estimator:
+        return None
+    known = warm.shared if warm.rank == rank else warm.everybody if rank == 0 else None
+    return None if known is None else evidence.continued(known, design.item_ids)
+
+
+def _begin(job: _Job, design: Design, rank: int) -> Shared:
+    """The warm start where there is one, else the start that was asked for."""
+    known = _known(job, design, rank)
+    if known is not None:
+        return known
     if job.estimator == "mle":
         Theta_0, ridge = fit_global_with_ridge(design, tolerance=START_TOLERANCE)
         return mle.starting_point(design, Theta_0, ridge, rank, job.start, job.rng)
@@ -493,14 +542,14 @@ def _in_gauge(job: _Job, design: Design, shared: Shared) -> Shared:
     return rotated(shared, nobody.means.reshape(0, len(shared.T)), nobody.covariances, Q)[0]
 
 
-def _assemble(job: _Job, design: Design, shared: Shared, ending: Ending, choice: Choice) -> Model:
-    adapters, scores = _solved(job, design, shared)
-    known = (design, shared, adapters, scores)
+def _assemble(job: _Job, design: Design, found: _Estimated, choice: Choice) -> Model:
+    shared, adapters = found.shared, found.adapters
+    known = (design, shared, adapters, found.scores)
     if job.shares.min(initial=1.0) < 1.0:
         in_full = design.answered(design.label, design.weight / job.shares[design.user])
         adapters = solve_adapters(shared, in_full, job.estimator)
     model = _bare_model(job, shared, adapters, design, choice.dependence)
-    return replace(model, shared_error=shared_error(*known), entry_errors=entry_errors(*known), ending=ending)
+    return replace(model, shared_error=shared_error(*known), entry_errors=entry_errors(*known), ending=found.ending)
 
 
 def _bare_model(job: _Job, shared: Shared, adapters: Adapters, design: Design, dependence: float) -> Model:
@@ -572,13 +621,12 @@ def _calibration(job: _Job, design: Design, model: Model, tolerance: float) -> C
     return found if model.dependence == 0.0 else replace(found, inflation=max(1.0, found.inflation))
 
 
-def _diagnostics(job: _Job, design: Design, sample: Design, model: Model, choice: Choice) -> Diagnostics:
-    """Statistics of residuals, and whether users differ, are those of the sample's users."""
+def _diagnostics(job: _Job, design: Design, sample: Design, scores: Real, model: Model, choice: Choice) -> Diagnostics:
+    """Statistics of residuals, and whether users differ, are those of the sample's users, with these scores (n,)."""
     k, N = model.rank, int((design.counts() > 0).sum())
     sigma = singular_values(model.adapters.means)
     warm = job.warm_start
     comparable = warm is not None and warm.rank > 0 and k > 0 and warm.features.d1 == model.features.d1
-    _, scores = _solved(job, sample, model.shared, tolerance=1e-4)
     share = sample.n_users / design.n_users
     return Diagnostics(
         n_users=N,

@@ -22,10 +22,12 @@ from app.learning.evidence import (
     evidence_bound,
     evidence_pass,
     maximise_evidence,
+    maximise_from_nearby,
     orthonormalised,
     row_spread,
     separable_covariance,
     starting_point,
+    still_to_gain,
     variance_step,
     weighted_least_squares,
 )
@@ -288,6 +290,38 @@ def test_every_start_finds_the_subspace(start: Start) -> None:
     world = catalogue(np.random.default_rng(27), n_users=150, per_user=40, k=1, spread=1.5)
     model = fit(world.comparisons, rank=1, estimator="mle", start=start, calibrate=False)
     assert abs(float(model.raw_subspace()[:, 0] @ world.B[:, 0])) > 0.97
+
+
+def test_passes_from_nearby_end_where_passes_from_afar_do() -> None:
+    design, shared = prepared(SMALL[0], 2)
+    far, ending = maximise_evidence(design, shared, max_passes=2000, tolerance=1e-9)
+    near = maximise_from_nearby(design, far, max_passes=50, tolerance=1e-7)
+    assert near.ending.converged
+    assert near.ending.passes == 2
+    assert near.ending.objective == pytest.approx(ending.objective, rel=1e-6)
+    assert near.solution.converged.all()
+    np.testing.assert_allclose(near.shared.B @ near.shared.B.T, far.B @ far.B.T, atol=1e-3)
+    limited = maximise_from_nearby(design, shared, max_passes=2, tolerance=0.0)
+    assert not limited.ending.converged
+    assert limited.ending.passes == 2
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ([1.0], 9.0),
+        ([-1.0], 9.0),
+        ([4.0, 1.0], 1.0),
+        ([3.0, 2.0], 4.0),
+        ([1.0, 1.0], 19.0),
+        ([-4.0, 1.0], 4.0),
+        ([4.0, 2.0, 1.5], 4.5),
+        ([4.0, 2.0, -1.0], 2.0),
+        ([0.0, 0.0, 0.0], 0.0),
+    ],
+)
+def test_what_is_left_to_gain_is_told_from_the_slowest_of_the_last_gains(gains: list[float], expected: float) -> None:
+    assert still_to_gain(gains) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("maximise", [maximise_evidence, maximise_likelihood])

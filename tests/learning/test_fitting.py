@@ -296,6 +296,33 @@ def test_a_warm_start_keeps_the_gauge_and_saves_passes() -> None:
     assert principal_angle_distance(after.raw_subspace(), fresh.raw_subspace()) < 0.02
 
 
+@pytest.mark.parametrize("of_items", ["own effects", "features alone"])
+def test_a_warm_refit_after_little_new_feedback_reaches_what_a_cold_one_does_in_a_few_passes(of_items: str) -> None:
+    world = catalogue(np.random.default_rng(55), n_users=600, per_user=25, d1=8, n_items=120)
+    c = world.comparisons if of_items == "own effects" else replace(world.comparisons, item_ids=None)
+    everything, held = halves(c, 56)
+    kept = np.random.default_rng(57).random(len(everything)) >= 0.01
+    before = fit(everything.subset(kept), rank=2, dependence=0.0, calibrate=False)
+    stored = Model.from_arrays(before.to_arrays())
+    cold, exact = (
+        fit(everything, rank=2, dependence=0.0, calibrate=False, tolerance=tolerance) for tolerance in (3e-5, 1e-8)
+    )
+    warm, again = (fit(everything, rank=2, dependence=0.0, calibrate=False, warm_start=stored) for _ in range(2))
+    assert warm.converged
+    assert warm.passes <= min(4, cold.passes - 1)
+    assert exact.objective - warm.objective < 1e-4 * abs(exact.objective)
+    assert warm.objective > cold.objective - 3e-5 * abs(cold.objective)
+    assert abs(log_loss(warm, held) - log_loss(cold, held)) < 1e-4
+    assert abs(log_loss(warm, held) - log_loss(exact, held)) < 2e-4
+    assert principal_angle_distance(warm.raw_subspace(), exact.raw_subspace()) < 0.02
+    np.testing.assert_array_equal(again.B, warm.B)
+    np.testing.assert_array_equal(again.adapters.means, warm.adapters.means)
+    assert warm.adapters.converged.all()
+    folded = fold_in_users(warm, everything)
+    np.testing.assert_allclose(warm.adapters.means, folded.means, atol=1e-4)
+    np.testing.assert_allclose(warm.adapters.covariances, folded.covariances, atol=1e-4)
+
+
 def test_a_model_of_another_rank_is_compared_with_and_does_not_set_the_rank(model: Model) -> None:
     c = replace(catalogue(np.random.default_rng(41), n_users=41, per_user=15).comparisons, item_ids=None)
     c = c.subset(c.user != 7)
