@@ -120,6 +120,12 @@ class Solution:
     log_volume: Real
     """(N,) log determinants of the covariances; not a number for users without comparisons, who have the prior's."""
 
+    def along(self, p: int) -> "Solution":
+        """Of the adapters' first p entries alone."""
+        if p == self.means.shape[1]:
+            return self
+        return replace(self, means=self.means[:, :p].copy(), covariances=self.covariances[:, :p, :p].copy())
+
     def adapters(self, design: Design, k: int) -> Adapters:
         return Adapters(
             means=self.means.reshape(design.n_users, k, design.d2),

@@ -99,8 +99,8 @@ def _of_items(model: Model, design: Design, residual: Real, R: Real) -> float:
     if not design.n_items:
         return 0.0
     bias = design.of_items(design.adjoint_rows(residual)[:, 0])
-    loadings = np.zeros((design.n_items, model.rank))
-    for c in range(model.rank):
+    loadings = np.zeros((design.n_items, model.width))
+    for c in range(model.width):
         loadings[:, c] = design.of_items(design.adjoint_rows(np.ascontiguousarray(R[:, c, 0]))[:, 0])
     own = float((items.bias_variance[:-1] * bias**2).sum())
     return own + float(np.einsum("mk,mkl,ml->", loadings, items.covariance[:-1], loadings, optimize=True))

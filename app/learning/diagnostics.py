@@ -34,6 +34,8 @@ class RankTrial:
     dependence: float
     log_loss: float
     """Nats a held-out comparison."""
+    residual: bool = False
+    """With a personal residual beside the shared directions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,10 @@ class Diagnostics:
     """Principal angle distance to the previous model's subspace (Def. A.1)."""
     trials: tuple[RankTrial, ...] = field(default_factory=tuple)
     """Held-out log-loss of every rank and effective weight that was tried."""
+    residual: float = 0.0
+    """s: root of the variance that users have along every direction of the features outside the subspace, in log-odds;
+    0 where nothing is left over, or where it was not worth it.
+    """
     rank_reason: str = ""
     """Why this rank, in a sentence."""
     personal_gain: PersonalGain | None = None

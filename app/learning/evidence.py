@@ -37,10 +37,11 @@ from app.learning.arrays import Int, Real, on_lines, product, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
 from app.learning.grams import Grams, grams_of
-from app.learning.items import Items, turned
+from app.learning.items import Items, narrowed, turned, widened
 from app.learning.lanes import LANES
 from app.learning.parameters import Ending, Shared
 from app.learning.preconditioner import RIDGE_BOUNDS, BlockPreconditioner
+from app.learning.residual import beside, factor_analytic, unit_residual, without_residual
 
 INITIAL_SPREAD = 0.5
 """Prior variance of an adapter's entries before the first pass, in squared log-odds."""
@@ -66,6 +67,8 @@ SIZE_COMPARISONS = 200
 STRETCH = 1.5
 """Of the M step, to the minimum of a quadratic above the loss: below 2, none raises it. Where items have effects, whose
 priors are learnt meanwhile, it saves passes, but trials of the same rank end further from each other."""
+ALONE, WITH_RESIDUAL = (15, 0.1), (40, 0.003)
+"""Iterations and tolerance of the M step: B and a residual are told apart slowly, and by coarse steps passes swing."""
 CAUTION = 1.0 / 3.0
 """Share of Newton's step that the priors of items' effects take in a pass."""
 LARGEST_STEP = 2.0
@@ -131,7 +134,8 @@ def continued(shared: Shared, item_ids: Int) -> Shared:
     """The same parameters for these items (E,), ascending: those not known yet have the prior."""
     items = shared.items
     if not len(items):
-        return replace(shared, items=starting_point(shared.Theta_0, shared.B, shared.ridge, item_ids).items)
+        fresh = starting_point(shared.Theta_0, shared.B[:, : shared.rank], shared.ridge, item_ids)
+        return replace(shared, items=widened(fresh.items, shared.residual))
     row = np.append(place_of(items.ids, item_ids, len(item_ids)), len(items.ids))
     own = replace(
         items,
@@ -323,15 +327,19 @@ def improved(
     if learn_priors:
         expanded = hastened(shared, expanded, crowd.covariance / crowd.size)
     solution = replace(solution, means=means)
+    ready, tail = without_residual(expanded), expanded.B[:, expanded.rank :]
     # The prior's step takes the posteriors of the pass before, which belong to the prior as it is.
-    learn_items = learn_priors and learn_item_priors and expanded.items.bias_variance[0] > 0
-    ready = with_item_priors(expanded) if learn_items else expanded
-    ready = with_item_posteriors(ready, *row_information(design, solution, v, shared.k))
+    learn_items = learn_priors and learn_item_priors and ready.items.bias_variance[0] > 0
+    ready = with_item_priors(ready) if learn_items else ready
+    ready = with_item_posteriors(ready, *row_information(design, solution.along(len(ready.T)), v, ready.k))
     stretch = 1.0 if len(ready.items) else STRETCH
-    moved = weighted_least_squares(design, ready, solution, w, v, grams, stiffness=stiffness, stretch=stretch)
+    moved = weighted_least_squares(
+        design, ready, solution, w, v, grams, stiffness=stiffness, stretch=stretch, residual=tail,
+        effort=WITH_RESIDUAL if tail.size else ALONE,
+    )  # fmt: skip
     if learn_priors:
         moved = with_ridge(moved, grams)
-    return Pass(_balanced(moved), scores, bound, grams)
+    return Pass(_balanced(beside(moved, expanded)), scores, bound, grams)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -367,7 +375,8 @@ def evidence_bound(shared: Shared, solution: Solution, crowd: Crowd, stiffness: 
     """The bound in nats at these posteriors."""
     prior = 0.5 * float((shared.ridge * shared.Theta_0**2).sum())
     prior += 0.5 * stiffness * float(np.vdot(shared.B.T @ shared.B, row_spread(shared.T, shared.k, shared.d2)))
-    return float(solution.likelihood.sum()) - prior - _divergence(shared.T, crowd) - items_divergence(shared.items)
+    items = narrowed(shared.items, shared.rank)
+    return float(solution.likelihood.sum()) - prior - _divergence(shared.T, crowd) - items_divergence(items)
 
 
 def _divergence(T: Real, crowd: Crowd) -> float:
@@ -414,7 +423,8 @@ def _absorb(design: Design, shared: Shared, solution: Solution, crowd: Crowd, st
     means[design.counts() == 0] = 0.0
     moved = np.outer(common, crowd.total / N)
     second_moment = (crowd.second + crowd.covariance) / N - moved - moved.T + np.outer(common, common)
-    T = separable_covariance(second_moment, shared.T, k, d2, stiffness / N * shared.B.T @ shared.B)
+    pull = stiffness / N * shared.B.T @ shared.B
+    T = separable_covariance(second_moment, shared.T, k, d2, pull, residual=shared.residual)
     A = common.reshape(k, d2)
     items = replace(items, bias=items.bias + items.loadings @ A[:, 0])
     return replace(shared, Theta_0=shared.Theta_0 + shared.B @ A, T=T, items=items), means
@@ -425,7 +435,9 @@ def row_spread(T: Real, k: int, d2: int) -> Real:
     return np.asarray(np.einsum("abcb->ac", T.reshape(k, d2, k, d2)) / d2)
 
 
-def separable_covariance(second_moment: Real, T: Real, k: int, d2: int, pull: Real | None = None) -> Real:
+def separable_covariance(
+    second_moment: Real, T: Real, k: int, d2: int, pull: Real | None = None, *, residual: int = 0
+) -> Real:
     """The next T = R (x) S, R (k, k) and S (d2, d2), by one round of the matrix normal's alternating updates.
 
     A free (p, p) covariance has too many entries for the users there are; each update maximises the bound in its
@@ -435,7 +447,7 @@ def separable_covariance(second_moment: Real, T: Real, k: int, d2: int, pull: Re
     S = np.einsum("abad->bd", blocks)
     S = floored(S * (d2 / np.trace(S)))
     G = np.zeros((k, k)) if pull is None else pull
-    R = _penalised(np.einsum("abcd,bd->ac", moment, np.linalg.inv(S)) / d2, G / d2)
+    R = factor_analytic(_penalised(np.einsum("abcd,bd->ac", moment, np.linalg.inv(S)) / d2, G / d2), residual)
     if d2 > 1:
         own = float(np.vdot(G, R)) / (k * d2)
         S = _penalised(np.einsum("abcd,ac->bd", moment, np.linalg.inv(R)) / k, own * np.eye(d2))
@@ -469,8 +481,18 @@ def hastened(before: Shared, after: Shared, covariance: Real) -> Shared:
     step = symmetric(known @ ((vectors * np.log(values)) @ vectors.T) @ known)
     values, vectors = np.linalg.eigh(step)
     further = root @ ((vectors * np.exp(np.clip(values, -LARGEST_STRIDE, LARGEST_STRIDE))) @ vectors.T) @ root
+    further = factor_analytic(further, after.residual)
+    if after.residual:
+        tail = range(k - after.residual, k)
+        further[tail, tail] = _next_spread(float(old[-1, -1]), float(new[-1, -1]), unknown[tail, tail])
     turn = np.kron(_power(floored(further), 0.5) @ np.linalg.inv(_power(floored(new), 0.5)), np.eye(d2))
     return replace(after, T=symmetric(turn @ after.T @ turn.T))
+
+
+def _next_spread(old: float, new: float, unknown: Real) -> float:
+    """The same for the residual's variance: one number of so many entries needs less care, and may have to vanish."""
+    known = max(1.0 - float(unknown.mean()) / old, SMALLEST_SHARE)
+    return old * float(np.exp(np.clip(np.log(new / old) / known**2, -LARGEST_STRIDE, LARGEST_STRIDE)))
 
 
 def floored(T: Real, smallest: float = SMALLEST_VARIANCE) -> Real:
@@ -495,6 +517,8 @@ def orthonormalised(shared: Shared) -> Shared:
     """The gauge of a model: [B; loadings] orthonormal, and the adapters take what that needs."""
     if shared.k == 0:
         return shared
+    if shared.residual:
+        return unit_residual(beside(orthonormalised(without_residual(shared)), shared))
     F = len(shared.B)
     Q, spread, turn = np.linalg.svd(np.concatenate([shared.B, shared.items.loadings]), full_matrices=False)
     spread = np.maximum(spread, SMALLEST_SPREAD)
@@ -631,15 +655,19 @@ def weighted_least_squares(
     v: Real,
     grams: Grams,
     *,
-    iterations: int = 15,
-    tolerance: float = 0.1,
+    effort: tuple[int, float] = ALONE,
     stiffness: float = 0.0,
     stretch: float = 1.0,
+    residual: Real | None = None,
 ) -> Shared:
     """The M step, truncated: the expected complete-data quadratic never rises.
 
     Parameters
     ----------
+    effort
+        Iterations, at most, and the share of the gradient at which they end.
+    solution
+        Of the adapters, and behind them of what users have along `residual` (d1, r), which stays as it is.
     w, v
         (n,) weights of the scores' means and of their variances.
     stiffness
@@ -657,13 +685,15 @@ def weighted_least_squares(
         weight = 1.0 / items.bias_prior if len(items) else 0.0
         return shared.ridge * x[0], weight * x[1], x[2] @ spread, x[3] @ precision
 
+    own = solution.along(len(shared.T))
+
     def operator(x: Unknowns) -> Unknowns:
-        return _sum(quadratic(design, solution, w, v, x), penalty(x))
+        return _sum(quadratic(design, own, w, v, x), penalty(x))
 
     here: Unknowns = (shared.Theta_0, items.bias, shared.B, items.loadings)
     kappa = design.weight * (design.label - 0.5)
-    slope = _sum(quadratic(design, solution, w, v, here, kappa), penalty(here))
-    moments = user_moments(design, w, solution.means, solution.covariances, shared.k)
+    slope = _sum(_slope(design, solution, w, v, here, kappa, residual), penalty(here))
+    moments = user_moments(design, w, own.means, own.covariances, shared.k)
     blocks = BlockPreconditioner.of(grams, shared.ridge, moments)
 
     def precondition(x: Unknowns) -> Unknowns:
@@ -674,13 +704,25 @@ def weighted_least_squares(
         return change, bias, turn, loadings
 
     rhs: Unknowns = (-slope[0], -slope[1], -slope[2], -slope[3])
-    change = conjugate_gradients(operator, precondition, rhs, iterations=iterations, tolerance=tolerance)
+    change = conjugate_gradients(operator, precondition, rhs, iterations=effort[0], tolerance=effort[1])
     return replace(
         shared,
         Theta_0=shared.Theta_0 + stretch * change[0],
         B=shared.B + stretch * change[2],
         items=replace(items, bias=items.bias + stretch * change[1], loadings=items.loadings + stretch * change[3]),
     )
+
+
+def _slope(
+    design: Design, solution: Solution, w: Real, v: Real, x: Unknowns, kappa: Real, residual: Real | None
+) -> Unknowns:
+    """The gradient at x of the M step's loss, users having `residual` (d1, r) beside what x gives them."""
+    if residual is None or not residual.shape[1]:
+        return quadratic(design, solution, w, v, x, kappa)
+    k, r = x[2].shape[1], residual.shape[1]
+    whole = x[0], x[1], np.hstack([x[2], residual]), np.pad(x[3], ((0, 0), (0, r)))
+    Theta, bias, B, loadings = quadratic(design, solution, w, v, whole, kappa)
+    return Theta, bias, B[:, :k], loadings[:, :k]
 
 
 def _sum(a: Unknowns, b: Unknowns) -> Unknowns:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from app.learning import evidence, mle
 from app.learning.adapters import ADAPTER_TOLERANCE, Adapters, posterior, predictive_moments
@@ -24,6 +25,7 @@ from app.learning.mle import Start
 from app.learning.model import Chosen, Model, no_adapters, solve_adapters
 from app.learning.parameters import Ending, Shared, rotated
 from app.learning.reduction import reduced_comparisons, reduced_features, reduced_model, restored_model, row_space
+from app.learning.residual import residual_columns, residual_spread, with_residual
 from app.learning.selection import (
     DEPENDENCES,
     MOST_SPLITS,
@@ -93,6 +95,7 @@ class _Job:
     """(N,) what those weights are of the given ones: see app.learning.bounded."""
     features: FeatureMap
     estimator: Estimator
+    residual: bool | Literal["auto"]
     start: Start
     half_life_seconds: float | None
     warm_start: Model | None
@@ -108,6 +111,12 @@ class _Job:
             half_life_seconds=self.half_life_seconds,
         )
 
+    def residual_columns(self, rank: int) -> int:
+        """How many columns a residual beside this rank has."""
+        if self.estimator == "mle" or self.comparisons.tabular:
+            return 0
+        return residual_columns(self.features.d1, self.features.d2, rank, len(self.item_ids(self.comparisons)))
+
     def item_ids(self, comparisons: Comparisons) -> Int:
         """(E,) ascending: the items that occur; the paper's estimator knows items by their features only."""
         c = comparisons
@@ -122,6 +131,7 @@ def fit(
     *,
     rank: int | Literal["auto"] = "auto",
     dependence: float | Literal["auto"] = "auto",
+    residual: bool | Literal["auto"] = "auto",
     estimator: Estimator = "evidence",
     start: Start = "spectral",
     rng: np.random.Generator | None = None,
@@ -141,6 +151,9 @@ def fit(
     dependence
         How much of what the model leaves unexplained recurs with an option, 0 to 1, or "auto": the best on held-out
         comparisons. With both rank and dependence given nothing is held out, and the fit is many times faster.
+    residual
+        Whether users differ outside the shared directions too, each by themselves, or "auto": if it is better on
+        held-out comparisons. Only `evidence` in a catalogue of few features has room for it; elsewhere there is none.
     estimator
         "evidence": random effects by variational EM; "mle": the paper's joint maximum (3.3).
     start
@@ -185,6 +198,7 @@ def fit(
         shares,
         _features(comparisons, warm_start),
         estimator,
+        residual,
         start,
         half_life_seconds,
         warm_start,
@@ -241,7 +255,7 @@ def _fit(
 
     stride = -(-design.n // TRIAL_COMPARISONS)
     sample = design.thinned(stride)
-    found = _estimated(job, design, sample, choice.rank, max_passes=max_passes, tolerance=tolerance, report=report)
+    found = _estimated(job, design, sample, choice, max_passes=max_passes, tolerance=tolerance, report=report)
     shared, ending = found.shared, found.ending
     model = replace(_assemble(job, design, found, choice), everybody=_everybody(job, design, shared, choice))
     warm = job.warm_start
@@ -312,16 +326,19 @@ def _kept(job: _Job, rank: int | Literal["auto"]) -> Choice | None:
     if (warm.estimator, warm.half_life_seconds) != (job.estimator, job.half_life_seconds):
         return None
     then = warm.chosen.comparisons
-    if warm.chosen.rank != rank or not then / KEPT_GROWTH <= n <= then * KEPT_GROWTH:
+    if job.residual != "auto" or warm.chosen.rank != rank or not then / KEPT_GROWTH <= n <= then * KEPT_GROWTH:
         return None
     reason = f"kept from the previous model: rank and dependence were chosen on {then} comparisons, now there are {n}"
-    return Choice(warm.rank, warm.dependence, (), reason, everybody=warm.chosen.everybody, kept=True)
+    everybody, residual = warm.chosen.everybody, warm.shared.residual > 0
+    return Choice(warm.rank, warm.dependence, (), reason, everybody=everybody, kept=True, residual=residual)
 
 
 def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal["auto"]) -> Choice:
     if rank != "auto" and dependence != "auto":
         dimensions = job.features.d1 + len(job.item_ids(job.comparisons))
-        return Choice(min(rank, dimensions), dependence, (), "rank and dependence were given", everybody=dependence)
+        given, reason = min(rank, dimensions), "rank and dependence were given"
+        residual = job.residual is True and job.residual_columns(given) > 0
+        return Choice(given, dependence, (), reason, everybody=dependence, residual=residual)
     c = job.comparisons.thinned(TRIAL_COMPARISONS)
     n_active = len(occurring(c.user, c.n_users))
     if n_active < 2:
@@ -347,7 +364,15 @@ def _choose(job: _Job, rank: int | Literal["auto"], dependence: float | Literal[
         differ=lambda: _permutation_rank(job, c) > 0,
         again=(lambda trial: trial) if job.estimator == "mle" else trials.again,
         dependences=_dependences(job, c) if dependence == "auto" else (dependence,),
+        residuals=lambda rank: _residuals(job, rank),
     )
+
+
+def _residuals(job: _Job, rank: int) -> tuple[bool, ...]:
+    """With and without what residual this rank may be tried."""
+    if not job.residual or not job.residual_columns(rank):
+        return (False,)
+    return (False, True) if job.residual == "auto" else (True,)
 
 
 def _dependences(job: _Job, comparisons: Comparisons) -> tuple[float, ...]:
@@ -378,10 +403,12 @@ class _Trials:
         self.counts = real(np.bincount(held_out, weight, minlength=comparisons.n_users))
         self.designs: dict[tuple[int, float], Design] = {}
 
-    def run(self, rank: int, dependence: float) -> Trial:
-        held_out = enumerate(held for _, held in self.parts)
-        losses = [self._losses(self._design(number, dependence), held, rank, dependence) for number, held in held_out]
-        return Trial(rank, dependence, np.sum(losses, axis=0), self.counts)
+    def run(self, rank: int, dependence: float, *, residual: bool = False) -> Trial:
+        losses = np.zeros(self.comparisons.n_users)
+        trial = Trial(rank, dependence, losses, self.counts, residual)
+        for number, (_, held) in enumerate(self.parts):
+            losses += self._losses(self._design(number, dependence), held, trial)
+        return trial
 
     def again(self, trial: Trial) -> Trial:
         """The same on fresh splits, of which no design is kept."""
@@ -391,19 +418,25 @@ class _Trials:
         for split in self.further:
             known, held = (self.comparisons.subset(part) for part in (split.fit, split.validate))
             design = self.job.design(known, trial.dependence)
-            losses = losses + self._losses(design, held, trial.rank, trial.dependence)
+            losses = losses + self._losses(design, held, trial)
             counts = counts + np.bincount(held.user, held.weight, held.n_users)
         return replace(trial, user_losses=losses, user_counts=counts)
 
-    def _losses(self, design: Design, held: Comparisons, rank: int, dependence: float) -> Real:
+    def _losses(self, design: Design, held: Comparisons, trial: Trial) -> Real:
         """(N,) summed held-out log-loss of each user."""
         job = self.job
         shared, _ = _estimate(
-            job, design, rank, max_passes=TRIAL_PASSES, tolerance=TRIAL_TOLERANCE, report=self._report
+            job,
+            design,
+            trial.rank,
+            residual=trial.residual,
+            max_passes=TRIAL_PASSES,
+            tolerance=TRIAL_TOLERANCE,
+            report=self._report,
         )
         self.finished += 1
         model = _bare_model(
-            job, shared, solve_adapters(shared, design, job.estimator, tolerance=1e-4), design, dependence
+            job, shared, solve_adapters(shared, design, job.estimator, tolerance=1e-4), design, trial.dependence
         )
         p = np.clip(model.predict(held), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
         losses = -held.weight * (held.label * np.log(p) + (1 - held.label) * np.log1p(-p))
@@ -434,16 +467,20 @@ def _estimated(
     job: _Job,
     design: Design,
     sample: Design,
-    rank: int,
+    choice: Choice,
     *,
     max_passes: int,
     tolerance: float,
     report: Callable[[int, float], None],
 ) -> _Estimated:
     """The estimation and every user's adapter; of a warm start they come from the same last E step."""
-    known = _known(job, design, rank) if job.estimator == "evidence" and (rank or design.n_items) else None
+    rank, residual, known = choice.rank, choice.residual, None
+    if job.estimator == "evidence" and (rank or design.n_items):
+        known = _known(job, design, rank, residual=residual)
     if known is None or (design.n_items and not known.items.bias_variance[0] > 0):
-        shared, ending = _estimate(job, design, rank, max_passes=max_passes, tolerance=tolerance, report=report)
+        shared, ending = _estimate(
+            job, design, rank, residual=residual, max_passes=max_passes, tolerance=tolerance, report=report
+        )
         shared = _in_gauge(job, sample, shared)
         return _Estimated(shared, ending, *_solved(job, design, shared))
     found = evidence.maximise_from_nearby(
@@ -464,6 +501,7 @@ def _estimate(
     design: Design,
     rank: int,
     *,
+    residual: bool,
     max_passes: int,
     tolerance: float,
     report: Callable[[int, float], None] | None,
@@ -473,21 +511,22 @@ def _estimate(
         shared = Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
         objective = -mle.joint_loss(design, Theta_0, shared.B, np.zeros((design.n_users, 0)), ridge)
         return shared, Ending(converged=True, passes=1, reason="one convex problem", objective=objective)
-    return _maximise(job, design, _begin(job, design, rank), max_passes, tolerance, report)
+    return _maximise(job, design, _begin(job, design, rank, residual=residual), max_passes, tolerance, report)
 
 
-def _known(job: _Job, design: Design, rank: int) -> Shared | None:
+def _known(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | None:
     """The warm start's parameters, where its coordinates and rank are still ours."""
     warm = job.warm_start
     if warm is None or warm.features is not job.features or warm.estimator != job.estimator:
         return None
-    known = warm.shared if warm.rank == rank else warm.everybody if rank == 0 else None
+    same = warm.rank == rank and (warm.shared.residual > 0) == residual
+    known = warm.shared if same else warm.everybody if rank == 0 else None
     return None if known is None else evidence.continued(known, design.item_ids)
 
 
-def _begin(job: _Job, design: Design, rank: int) -> Shared:
+def _begin(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared:
     """The warm start where there is one, else the start that was asked for."""
-    known = _known(job, design, rank)
+    known = _known(job, design, rank, residual=residual)
     if known is not None:
         return known
     if job.estimator == "mle":
@@ -498,6 +537,8 @@ def _begin(job: _Job, design: Design, rank: int) -> Shared:
     Theta_0, ridge = fit_global_with_ridge(coarse, tolerance=START_TOLERANCE)
     B, loadings = spectral_start_with_items(coarse, coarse.scores(Theta_0), rank, job.rng)
     shared = evidence.starting_point(Theta_0, B, ridge, design.item_ids, loadings)
+    if residual:
+        shared = with_residual(shared)
     for stride in strides[:-1]:
         shared, _ = _maximise(job, design.thinned(stride), shared, TRIAL_PASSES, COARSE_TOLERANCE, None)
     return shared
@@ -529,15 +570,17 @@ def _in_gauge(job: _Job, design: Design, shared: Shared) -> Shared:
     """Adapters with a diagonal, descending second moment; or turned towards the warm start's subspace."""
     if shared.k == 0:
         return shared
-    warm = job.warm_start
-    if warm is not None and warm.features is job.features and warm.rank == shared.k:
-        Q = procrustes_rotation(shared.B, warm.B)
+    warm, k = job.warm_start, shared.rank
+    B = shared.B[:, :k]
+    if warm is not None and warm.features is job.features and warm.rank == k:
+        Q = procrustes_rotation(B, warm.B[:, :k])
     else:
         found = solve_adapters(shared, design, job.estimator, tolerance=1e-4)
-        N, k, d2 = design.n_users, shared.k, shared.d2
-        second = np.einsum("icb,ieb->ce", found.means, found.means)
-        second += np.einsum("icbeb->ce", found.covariances.reshape(N, k, d2, k, d2))
-        Q = canonical_rotation(shared.B, second / N)
+        blocks = found.covariances.reshape(design.n_users, shared.k, shared.d2, shared.k, shared.d2)
+        second = np.einsum("icb,ieb->ce", found.means[:, :k], found.means[:, :k])
+        second += np.einsum("icbeb->ce", blocks[:, :k, :, :k])
+        Q = canonical_rotation(B, second / design.n_users)
+    Q = block_diag(Q, np.eye(shared.residual))
     nobody = no_adapters(shared)
     return rotated(shared, nobody.means.reshape(0, len(shared.T)), nobody.covariances, Q)[0]
 
@@ -601,6 +644,7 @@ def _calibration(job: _Job, design: Design, model: Model, tolerance: float) -> C
             replace(job, warm_start=None),
             relabelled,
             model.rank,
+            residual=model.shared.residual > 0,
             max_passes=REFIT_PASSES,
             tolerance=tolerance,
             report=report,
@@ -621,10 +665,16 @@ def _calibration(job: _Job, design: Design, model: Model, tolerance: float) -> C
     return found if model.dependence == 0.0 else replace(found, inflation=max(1.0, found.inflation))
 
 
+def _tail_energy(sample: Design, scores: Real, model: Model) -> float:
+    """Of the sample's users: what the residual has, and what is left over outside of it too."""
+    own = np.trace(model.T[model.rank * sample.d2 :, model.rank * sample.d2 :])
+    return sample.n_users * float(own) + leftover_energy(sample, scores, model.B)
+
+
 def _diagnostics(job: _Job, design: Design, sample: Design, scores: Real, model: Model, choice: Choice) -> Diagnostics:
     """Statistics of residuals, and whether users differ, are those of the sample's users, with these scores (n,)."""
     k, N = model.rank, int((design.counts() > 0).sum())
-    sigma = singular_values(model.adapters.means)
+    sigma = singular_values(model.adapters.means[:, :k])
     warm = job.warm_start
     comparable = warm is not None and warm.rank > 0 and k > 0 and warm.features.d1 == model.features.d1
     share = sample.n_users / design.n_users
@@ -636,7 +686,7 @@ def _diagnostics(job: _Job, design: Design, sample: Design, scores: Real, model:
         rank=k,
         singular_values=tuple(float(s) for s in sigma),
         nu=float(sigma[-1] ** 2 / N) if k else 0.0,
-        tail_energy=leftover_energy(sample, scores, model.B) / share,
+        tail_energy=_tail_energy(sample, scores, model) / share,
         log_bracketing=log_bracketing(design.d1, design.d2, k, N, design.n),
         ridge=tuple(float(v) for v in model.shared.ridge),
         effective_weight=model.effective_weight,
@@ -649,7 +699,8 @@ def _diagnostics(job: _Job, design: Design, sample: Design, scores: Real, model:
         distance_to_previous=principal_angle_distance(model.raw_subspace(), warm.raw_subspace())
         if warm and comparable
         else None,
-        trials=tuple(RankTrial(t.rank, t.dependence, t.log_loss) for t in choice.trials),
+        trials=tuple(RankTrial(t.rank, t.dependence, t.log_loss, t.residual) for t in choice.trials),
+        residual=residual_spread(model.shared),
         rank_reason=choice.reason,
         personal_gain=_personal_gain(job, choice),
     )

@@ -9,7 +9,7 @@ features, and where features say everything the priors shrink to nothing. An ite
 prior's mean and its uncertainty.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,6 +67,21 @@ def turned(items: Items, A: Real) -> Items:
         items.bias_prior,
         A.T @ items.prior @ A,
     )
+
+
+def widened(items: Items, columns: int) -> Items:
+    """The same effects with no loadings along so many further directions."""
+    loadings, covariance = np.pad(items.loadings, ((0, 0), (0, columns))), ((0, 0), (0, columns), (0, columns))
+    prior = np.pad(items.prior, (0, columns))
+    return replace(items, loadings=loadings, covariance=np.pad(items.covariance, covariance), prior=prior)
+
+
+def narrowed(items: Items, k: int) -> Items:
+    """The effects along the first k directions."""
+    if items.rank == k:
+        return items
+    loadings, covariance = items.loadings[:, :k].copy(), items.covariance[:, :k, :k].copy()
+    return replace(items, loadings=loadings, covariance=covariance, prior=items.prior[:k, :k].copy())
 
 
 def content_ids(X: Real) -> Int:

@@ -101,6 +101,12 @@ class Model:
 
     @property
     def rank(self) -> int:
+        """k, the shared directions; adapters may be wider, by the residual's."""
+        return self.shared.rank
+
+    @property
+    def width(self) -> int:
+        """Rows of an adapter: the rank, and the residual's columns."""
         return self.shared.k
 
     @property
@@ -127,7 +133,7 @@ class Model:
     def population(self) -> Adapter:
         """The belief about a user nobody has heard of: mean zero, covariance T."""
         return Adapter(
-            mean=real(np.zeros((self.rank, self.features.d2))),
+            mean=real(np.zeros((self.width, self.features.d2))),
             covariance=real(self.T),
             n_comparisons=0,
             converged=True,
@@ -136,7 +142,7 @@ class Model:
 
     def raw_subspace(self) -> Real:
         """(d1, k) orthonormal basis of the same subspace in raw features, comparable across feature maps."""
-        return np.ascontiguousarray(np.linalg.qr(self.B / self.features.scale[:, None])[0])
+        return np.ascontiguousarray(np.linalg.qr(self.B[:, : self.rank] / self.features.scale[:, None])[0])
 
     def adapter(self, user_index: int) -> Adapter:
         if not 0 <= user_index < len(self.adapters):
@@ -243,7 +249,7 @@ class Model:
         shared = compressed(shared.reshape(d1 * d2, shared.shape[2]))
         shared = compressed(_through(states, shared.reshape(d1, d2, shared.shape[1]), actions))
         B = self.B if states is None else product(states, self.B)
-        root = covariance_root(adapter.covariance).reshape(self.rank, d2, len(self.T))
+        root = covariance_root(adapter.covariance).reshape(self.width, d2, len(self.T))
         own = _through(None, np.einsum("sk,kbp->sbp", B, root, optimize=True), actions)
         return self._belief(adapter, mean, own, shared, self._entry_variances(adapter, states, actions, len(mean)))
 
@@ -316,6 +322,7 @@ class Model:
             "subspace": s.B,
             "adapter_covariance": s.T,
             "ridge": s.ridge,
+            "residual": np.array(s.residual),
             "item_ids": s.items.ids,
             **{f"item_{name}": np.asarray(getattr(s.items, name)) for name in ITEM_ARRAYS},
             **_everybody_arrays(self.everybody),
@@ -349,7 +356,8 @@ class Model:
         joint, spread, *rest = (float(v) for v in np.asarray(arrays.get("calibration", (1.0, 1.0)), dtype=np.float64))
         covered = rest[0] if rest and np.isfinite(rest[0]) else None
         items = _items_from(arrays)
-        shared = Shared(number("theta_0"), number("subspace"), number("adapter_covariance"), number("ridge"), items)
+        Theta_0, B, T, ridge = map(number, ("theta_0", "subspace", "adapter_covariance", "ridge"))
+        shared = Shared(Theta_0, B, T, ridge, items, int(np.asarray(arrays.get("residual", 0), dtype=np.int64)))
         return cls(
             features=FeatureMap(
                 number("feature_centre"),

@@ -1,6 +1,6 @@
 """What all users share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class Shared:
     ridge: Real
     """(d2,) prior precision of each column of Theta_0."""
     items: Items = field(default_factory=lambda: no_items(0))
+    residual: int = 0
+    """How many of B's last columns are the personal residual's: see app.learning.residual."""
 
     def __post_init__(self) -> None:
         if not len(self.items) and self.items.rank != self.k:
@@ -28,7 +30,12 @@ class Shared:
 
     @property
     def k(self) -> int:
+        """Columns of B: the rank, and the residual's."""
         return int(self.B.shape[1])
+
+    @property
+    def rank(self) -> int:
+        return self.k - self.residual
 
     @property
     def d2(self) -> int:
@@ -49,5 +56,5 @@ def rotated(shared: Shared, means: Real, covariances: Real, Q: Real) -> tuple[Sh
     """The same model with B Q for B and Q^T W_i for W_i; means (N, p), covariances (N, p, p)."""
     K = np.kron(Q.T, np.eye(shared.d2))
     items = turned(shared.items, Q)
-    turned_ = Shared(shared.Theta_0, shared.B @ Q, K @ shared.T @ K.T, shared.ridge, items)
+    turned_ = replace(shared, B=shared.B @ Q, T=K @ shared.T @ K.T, items=items)
     return turned_, means @ K.T, K @ covariances @ K.T

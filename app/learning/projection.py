@@ -82,7 +82,7 @@ def project(model: Model, items: Real, reference: ReferenceItem, item_ids: Array
     if model.features.d2 != 1:
         raise ValueError("items of an environment with contexts are projected in each context.")
     own, place = model.shared.items, model.places(items, item_ids)
-    (d1, _, r), k, M = model.shared_error.shape, model.rank, len(items)
+    (d1, _, r), k, M = model.shared_error.shape, model.width, len(items)
     q, (rows, columns) = 1 + k, np.triu_indices(k)
     means, spreads, step = np.empty((M, q)), None, max(1, BLOCK_NUMBERS // d1)
     if M * min(d1**2 / 2 * q**2 / 2, d1 * q * r) <= MAX_WORK:

@@ -9,6 +9,7 @@ out as they are.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,8 @@ class Trial:
     """(N,) summed held-out log-loss of each user, so that paired errors can be taken over users."""
     user_counts: Real
     """(N,) held-out comparisons of each user, by weight."""
+    residual: bool = False
+    """Users have a personal residual beside the shared directions."""
 
     @property
     def count(self) -> float:
@@ -91,6 +94,8 @@ class Choice:
     """The dependence of the model for everybody."""
     kept: bool = False
     """From the previous model, without trials."""
+    residual: bool = False
+    """Users have a personal residual beside the shared directions."""
 
 
 def split_comparisons(comparisons: Comparisons, rng: np.random.Generator, *, most: int = MOST_SPLITS) -> list[Split]:
@@ -143,14 +148,21 @@ def _largest_share(component: Int, user: Int, n_users: int) -> float:
     return float(np.median(sizes / np.bincount(user, minlength=n_users)[user]))
 
 
+class Run(Protocol):
+    """A fit of one rank, dependence and kind, and what it predicts of what was held out."""
+
+    def __call__(self, rank: int, dependence: float, *, residual: bool = False) -> Trial: ...
+
+
 def choose(
-    run: Callable[[int, float], Trial],
+    run: Run,
     *,
     ranks: tuple[int, ...],
     start: tuple[int, float],
     differ: Callable[[], bool] = lambda: False,
     again: Callable[[Trial], Trial] = lambda trial: trial,
     dependences: tuple[float, ...] = DEPENDENCES,
+    residuals: Callable[[int], tuple[bool, ...]] = lambda _: (False,),
 ) -> Choice:
     """Walk over dependences at rank 0, from there at another one, over ranks at the best, and over dependences again.
 
@@ -159,13 +171,17 @@ def choose(
     told from rank 0, one model for everybody, the gain must exceed two standard errors, and stands alone. Where it does
     not, but the rank was given, or users are known to `differ`, which is asked only then, both are tried `again` on
     fresh splits, and their gain decides.
-    """
-    tried: dict[tuple[int, float], Trial] = {}
 
-    def trial(rank: int, dependence: float) -> Trial:
-        if (rank, dependence) not in tried:
-            tried[rank, dependence] = run(rank, dependence)
-        return tried[rank, dependence]
+    `residuals` says with and without which a rank may be tried. Where both may, the walk goes without, and its end is
+    tried with the residual too, which is taken where it looks better: posteriors keep it safe as well.
+    """
+    tried: dict[tuple[int, float, bool], Trial] = {}
+
+    def trial(rank: int, dependence: float, *, residual: bool | None = None) -> Trial:
+        key = rank, dependence, residuals(rank)[0] if residual is None else residual
+        if key not in tried:
+            tried[key] = run(rank, dependence, residual=key[2])
+        return tried[key]
 
     nearest = min(dependences, key=lambda d: abs(d - start[1]))
     # By itself: what is gained by believing comparisons less must not count as personal.
@@ -185,6 +201,8 @@ def choose(
         rank = lower
     dependence = _best_dependence(dependences, dependence, lambda d: trial(rank, d).log_loss)
     personal = trial(rank, dependence)
+    if len(residuals(rank)) > 1:
+        personal = _beside_residual(personal, dependences, lambda d: trial(rank, d, residual=True))
     given = len([r for r in ranks if r]) == 1
     worse = not _pays(alone, personal)
     if worse and _may_gain(alone, personal) and (given or differ()):
@@ -192,7 +210,27 @@ def choose(
         worse = _paired_gain(alone, personal)[0] <= (0.0 if given else PERSONAL_GAIN)
     best = alone if worse else personal
     reason = _explain(alone, personal, given=given, worse=worse)
-    return Choice(best.rank, best.dependence, tuple(tried.values()), reason, alone, personal, alone.dependence)
+    return Choice(
+        best.rank,
+        best.dependence,
+        tuple(tried.values()),
+        reason,
+        alone,
+        personal,
+        alone.dependence,
+        residual=best.residual,
+    )
+
+
+def _beside_residual(without: Trial, ladder: tuple[float, ...], run: Callable[[float], Trial]) -> Trial:
+    """The best trial with a personal residual, or the one without it where it gains nothing.
+
+    What a low rank leaves over looks like dependence: beside a residual there is likely less of it.
+    """
+    less = ladder[max(0, ladder.index(without.dependence) - 1)]
+    if not _gains(without, run(less)):
+        return without
+    return run(_best_dependence(ladder, less, lambda dependence: run(dependence).log_loss))
 
 
 def _explain(alone: Trial, personal: Trial, *, given: bool, worse: bool) -> str:
@@ -223,6 +261,10 @@ def _worth(smaller: Trial, larger: Trial) -> bool:
     """Is the larger rank worth its computation, as far as one can tell?"""
     gain, error = _paired_gain(smaller, larger)
     return gain >= -DOUBT * error and _may_gain(smaller, larger)
+
+
+def _gains(smaller: Trial, larger: Trial) -> bool:
+    return _paired_gain(smaller, larger)[0] > SMALLEST_GAIN
 
 
 def _may_gain(baseline: Trial, other: Trial) -> bool:

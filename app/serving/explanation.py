@@ -117,10 +117,10 @@ def _moved(
 
 def _directions(ground: Ground, adapter: Adapter, known: _Options, g: Real) -> tuple[Direction, ...]:
     model = ground.model
-    k, d2 = model.rank, model.features.d2
-    weights = known.projected.reshape(-1, k, d2)
+    d2 = model.features.d2
+    weights = known.projected.reshape(-1, model.width, d2)
     found = []
-    for number in range(k):
+    for number in range(model.rank):
         own = slice(number * d2, (number + 1) * d2)
         W, T, V = adapter.mean[number], model.T[own, own], adapter.covariance[own, own]
         position, stderr = _place(W, T, V, tabular=model.features.tabular)

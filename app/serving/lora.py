@@ -33,7 +33,7 @@ def adapter_archive(ground: Ground, user: str) -> bytes:
     InvalidInputError
         The model has rank 0: nobody has an adapter.
     """
-    model, rank = ground.model, ground.model.rank
+    model, rank = ground.model, ground.model.width
     if rank == 0:
         raise InvalidInputError("the published model has rank 0: users do not differ in it, and have no adapters.")
     rows, columns = _maps(model.features)

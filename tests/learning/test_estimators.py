@@ -155,7 +155,7 @@ def test_the_m_step_solves_its_normal_equations(comparisons: Comparisons) -> Non
     D, (n, k, d2) = design.dense(np.arange(design.n)), (design.n, 2, design.d2)
     w, v = solution.mean_weight, solution.variance_weight
     found = weighted_least_squares(
-        design, shared, solution, w, v, grams_of(design, v), iterations=500, tolerance=1e-10, stiffness=3.0
+        design, shared, solution, w, v, grams_of(design, v), effort=(500, 1e-10), stiffness=3.0
     )
     q = design.d1 * d2
     H, b = np.zeros((q + design.d1 * k,) * 2), np.zeros(q + design.d1 * k)

@@ -13,7 +13,7 @@ LOSSES = {
 """As of film ratings: adapters that know comparisons depend a little seem worse than those that take none to depend."""
 
 
-def landscape(rank: int, dependence: float) -> Trial:
+def landscape(rank: int, dependence: float, *, residual: bool = False) -> Trial:
     spread = np.random.default_rng(rank).normal(0.0, 1e-3, 400)
     return Trial(rank, dependence, LOSSES[rank][dependence] + spread - spread.mean(), np.ones(400))
 
@@ -24,7 +24,7 @@ def test_a_dependence_is_looked_for_from_where_the_model_for_everybody_found_one
 
 
 def test_the_model_for_everybody_is_kept_where_adapters_lose_at_every_dependence() -> None:
-    def worse(rank: int, dependence: float) -> Trial:
+    def worse(rank: int, dependence: float, *, residual: bool = False) -> Trial:
         found = landscape(0, dependence)
         return found if rank == 0 else Trial(rank, dependence, found.user_losses + 0.01, found.user_counts)
 
@@ -33,7 +33,7 @@ def test_the_model_for_everybody_is_kept_where_adapters_lose_at_every_dependence
 
 
 def test_fresh_splits_decide_where_users_differ_and_the_first_cannot_tell() -> None:
-    def in_doubt(rank: int, dependence: float) -> Trial:
+    def in_doubt(rank: int, dependence: float, *, residual: bool = False) -> Trial:
         found = landscape(0, dependence)
         if rank == 0:
             return found
@@ -51,7 +51,7 @@ def test_fresh_splits_decide_where_users_differ_and_the_first_cannot_tell() -> N
 
 
 def test_a_gain_that_fresh_splits_do_not_show_is_not_believed() -> None:
-    def hopeful(rank: int, dependence: float) -> Trial:
+    def hopeful(rank: int, dependence: float, *, residual: bool = False) -> Trial:
         found = landscape(0, dependence)
         spread = np.random.default_rng(1).normal(0.0, 0.2, 400)
         gained = 0.01 - spread + spread.mean()

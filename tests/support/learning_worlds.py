@@ -28,13 +28,17 @@ def catalogue(
     k: int = 2,
     n_items: int = 80,
     spread: float = 1.0,
+    left: float = 0.0,
 ) -> World:
-    """Rewards x^T (theta + B w_i), w_i ~ N(0, spread^2 I), answered by Bradley-Terry-Luce."""
+    """Rewards x^T (theta + B w_i + e_i), w_i ~ N(0, spread^2 I), e_i ~ N(0, left^2 I), answered by Bradley-Terry."""
     X = rng.standard_normal((n_items, d1))
     X = (X - X.mean(axis=0)) / X.std(axis=0)
     B = np.linalg.qr(rng.standard_normal((d1, k)))[0]
     theta = rng.standard_normal(d1) / np.sqrt(d1)
-    rewards = (theta + spread * rng.standard_normal((n_users, k)) @ B.T) @ X.T
+    tastes = theta + spread * rng.standard_normal((n_users, k)) @ B.T
+    if left:
+        tastes += left * rng.standard_normal((n_users, d1))
+    rewards = tastes @ X.T
     user = np.repeat(np.arange(n_users), per_user)
     first = rng.integers(0, n_items, len(user))
     second = (first + rng.integers(1, n_items, len(user))) % n_items
