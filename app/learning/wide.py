@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array, diags_array, vstack
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from app.learning.arrays import Int, Real, Sparse, product, symmetric
 from app.learning.design import Design
@@ -20,6 +20,8 @@ from app.learning.grams import KrylovGrams, SparseGrams, grams_of, krylov_basis,
 
 TOLERANCE = 1e-2
 """Relative accuracy of eigenvalues and eigenvectors."""
+MAX_RESTARTS = 100
+"""Of the eigenvalue solver: some ten are needed where eigenvalues stand out."""
 MOST_DIRECTIONS = 16
 """Eigenvalues that the permutation test looks at."""
 DEPTH = 6
@@ -250,13 +252,20 @@ def leading_eigenvectors(
 ) -> tuple[Real, Real]:
     """(count,) largest eigenvalues of a symmetric operator, descending, and (d, count) their vectors.
 
-    Any directions where U is zero, as it is where nobody said two things; ARPACK has no answer there.
+    Any directions where U is zero, as it is where nobody said two things, or next to it; ARPACK has no answer there.
     """
     v0 = rng.standard_normal(U.shape[0])
     if not np.any(U.matvec(v0)):
         return np.zeros(count), np.linalg.qr(rng.standard_normal((len(v0), count)))[0]
-    values, vectors = eigsh(U, k=count, which="LA", tol=tolerance, v0=v0)
-    return values[::-1], vectors[:, ::-1]
+    try:
+        values, vectors = eigsh(U, k=count, which="LA", tol=tolerance, v0=v0, maxiter=MAX_RESTARTS)
+    except ArpackNoConvergence as found:
+        # Among eigenvalues that are next to nothing, as few users leave them, none can be told from another.
+        values, vectors = found.eigenvalues, found.eigenvectors
+    order, lacking = np.argsort(-values), count - len(values)
+    others = rng.standard_normal((len(v0), lacking))
+    vectors = np.linalg.qr(np.hstack([vectors[:, order], others]))[0] if lacking else vectors[:, order]
+    return np.append(values[order], np.zeros(lacking)), vectors
 
 
 def entry_variances(grams: SparseGrams, ridge: Real, strength: Real) -> Real:

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.sparse.linalg import LinearOperator
 from scipy.special import expit
 
 from app.learning import Comparisons, fit, fitting, fold_in, prepare
@@ -13,7 +14,7 @@ from app.learning.design import Design, design_of
 from app.learning.features import feature_map_of
 from app.learning.grams import DenseGrams, SparseGrams, grams_of
 from app.learning.spectral import _between, _own
-from app.learning.wide import WideStatistic, entry_variances, score_variances
+from app.learning.wide import WideStatistic, entry_variances, leading_eigenvectors, score_variances
 
 
 def trajectories(states: int, n_users: int, per_user: int, *, actions: int = 4, horizon: int = 6) -> Comparisons:
@@ -113,3 +114,14 @@ def test_errors_of_scores_add_up_over_entries(monkeypatch: pytest.MonkeyPatch) -
     loaded = np.concatenate([D, D @ np.swapaxes(W, 1, 2)], axis=2)
     expected = np.einsum("nac,ac->n", loaded**2, variances)
     np.testing.assert_allclose(score_variances(sparse, rows, W, variances), expected)
+
+
+def test_eigenvalues_that_are_next_to_nothing_need_no_vectors_of_their_own() -> None:
+    """A few users leave so many directions without a difference that the solver ends with a fault."""
+    rng = np.random.default_rng(3)
+    size = np.concatenate([[3.0, 2.0, 1.0], 1e-9 * rng.standard_normal(577), -np.linspace(0.5, 2.0, 20)])
+    U = LinearOperator((600, 600), matvec=lambda v: size * v.ravel(), dtype=np.float64)
+    values, vectors = leading_eigenvectors(U, 8, rng, tolerance=1e-2)
+    np.testing.assert_allclose(values, [3, 2, 1, 0, 0, 0, 0, 0], atol=1e-2)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(8), atol=1e-10)
+    np.testing.assert_allclose(np.abs(vectors[:3, :3]), np.eye(3), atol=2e-2)
