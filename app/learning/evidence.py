@@ -58,6 +58,9 @@ SMALLEST_SHARE = 0.05
 """Floor of what the data determine of an item's effect, in the step of its prior."""
 SMALLEST_KNOWN = 0.6
 """Floor of what comparisons determine of an adapter's variance, in the step of its prior."""
+SMALLEST_KNOWN_OF_COLUMNS = 0.2
+"""The same in the step of the columns' part, which B does not take over: what users don't have there must fade from it,
+which EM's steps, the shorter the less is left, don't do in hundreds of passes."""
 LARGEST_STRIDE = 1.0
 """Of the logarithm of the adapters' prior in one pass."""
 DIRECTION_VARIANCE = 2.0
@@ -87,6 +90,8 @@ TIGHTENINGS = 2
 """Steps of the E step in a pass, the first one and all others: a second costs a third of the first."""
 SLOWEST = 0.95
 """Largest ratio of successive gains that the estimate of what is left believes."""
+FASTEST = 0.5
+"""Smallest ratio of successive gains that it believes while priors are on their way."""
 SLOWEST_FROM_NEARBY = 0.9
 """Ratio of successive gains that is believed where there is one gain only."""
 NEARBY_TOLERANCE = 1e-3
@@ -167,7 +172,7 @@ def maximise_evidence(
     """Passes until what is left to gain falls below `tolerance` of the bound, or `max_passes`.
 
     What is left is told from the last gains, as of a geometric series; a pass that learns priors may lower the bound,
-    or gain little by accident, so that one small gain alone ends nothing.
+    or gain little by accident, so that one small gain alone ends nothing (`still_to_gain_from_afar`).
     """
     scores, shared, before, grams, gains = None, _balanced(start), -np.inf, None, list[float]()
     given = GIVEN_PRIORS if start.k and len(start.items) and not start.items.bias_variance[0] > 0 else 0
@@ -187,7 +192,7 @@ def maximise_evidence(
         shared, scores, grams = step.shared, step.scores, step.grams
         gains.append(step.bound - before)
         before = step.bound
-        if passes > given + 3 and still_to_gain(gains[-3:]) <= tolerance * abs(before):
+        if passes > given + 3 and still_to_gain_from_afar(gains[-3:]) <= tolerance * abs(before):
             ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=before)
             return orthonormalised(shared), ending
     ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=before)
@@ -267,6 +272,17 @@ def still_to_gain(gains: Sequence[float]) -> float:
     slowest = min(max(ratios, default=SLOWEST_FROM_NEARBY), SLOWEST)
     last = sizes[-1] if min(gains) > 0 else max(sizes[-2:])
     return max(last, last * slowest / (1 - slowest))
+
+
+def still_to_gain_from_afar(gains: Sequence[float]) -> float:
+    """The same of three passes that learn priors from scratch, whose gains cross zero where nothing is at its end yet.
+
+    So a last gain that is much smaller than the one before is not believed.
+    """
+    first, before, last = (abs(gain) for gain in gains)
+    slowest = max(before / max(first, 1e-300), last / max(before, 1e-300))
+    expected = max(last, min(max(slowest, FASTEST), SLOWEST) * before)
+    return max(expected, still_to_gain(gains))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -435,6 +451,12 @@ def row_spread(T: Real, k: int, d2: int) -> Real:
     return np.asarray(np.einsum("abcb->ac", T.reshape(k, d2, k, d2)) / d2)
 
 
+def factors(T: Real, k: int, d2: int) -> tuple[Real, Real]:
+    """R (k, k) and S (d2, d2) of T = R (x) S, S of trace d2."""
+    S = np.einsum("abad->bd", T.reshape(k, d2, k, d2))
+    return row_spread(T, k, d2), floored(S * (d2 / np.trace(S)))
+
+
 def separable_covariance(
     second_moment: Real, T: Real, k: int, d2: int, pull: Real | None = None, *, residual: int = 0
 ) -> Real:
@@ -443,9 +465,7 @@ def separable_covariance(
     A free (p, p) covariance has too many entries for the users there are; each update maximises the bound in its
     factor. `pull` (k, k) is the Hessian of B's prior in R, a user.
     """
-    moment, blocks = second_moment.reshape(k, d2, k, d2), T.reshape(k, d2, k, d2)
-    S = np.einsum("abad->bd", blocks)
-    S = floored(S * (d2 / np.trace(S)))
+    moment, (_, S) = second_moment.reshape(k, d2, k, d2), factors(T, k, d2)
     G = np.zeros((k, k)) if pull is None else pull
     R = factor_analytic(_penalised(np.einsum("abcd,bd->ac", moment, np.linalg.inv(S)) / d2, G / d2), residual)
     if d2 > 1:
@@ -473,20 +493,31 @@ def hastened(before: Shared, after: Shared, covariance: Real) -> Shared:
     k, d2 = before.k, before.d2
     if not k:
         return after
-    old, new, unknown = (row_spread(matrix, k, d2) for matrix in (before.T, after.T, covariance))
+    unknown = covariance.reshape(k, d2, k, d2)
+    (R, S), (of_rows, of_columns) = factors(before.T, k, d2), factors(after.T, k, d2)
+    # What T grows by as a whole is R's.
+    growth = float(np.exp((np.linalg.slogdet(of_columns)[1] - np.linalg.slogdet(S)[1]) / d2))
+    left = np.einsum("abcd,bd->ac", unknown, np.linalg.inv(S)) / d2
+    T = factor_analytic(further(R, growth * of_rows, left, SMALLEST_KNOWN), after.residual)
+    if after.residual:
+        tail = range(k - after.residual, k)
+        T[tail, tail] = _next_spread(float(R[-1, -1]), growth * float(of_rows[-1, -1]), left[tail, tail])
+    if d2 > 1:
+        left = np.einsum("abcd,ac->bd", unknown, np.linalg.inv(R)) / k
+        T = np.asarray(np.kron(T, further(S, of_columns / growth, left, SMALLEST_KNOWN_OF_COLUMNS)))
+    return replace(after, T=symmetric(T))
+
+
+def further(old: Real, new: Real, left: Real, smallest_known: float) -> Real:
+    """From a covariance (q, q) past EM's new one, `left` being what posteriors leave of the old one on average."""
     root = _power(floored(old), 0.5)
     back = np.linalg.inv(root)
-    known = np.linalg.inv(floored(np.eye(k) - symmetric(back @ unknown @ back), SMALLEST_KNOWN))
+    known = np.linalg.inv(floored(np.eye(len(old)) - symmetric(back @ left @ back), smallest_known))
     values, vectors = np.linalg.eigh(symmetric(back @ floored(new) @ back))
     step = symmetric(known @ ((vectors * np.log(values)) @ vectors.T) @ known)
     values, vectors = np.linalg.eigh(step)
-    further = root @ ((vectors * np.exp(np.clip(values, -LARGEST_STRIDE, LARGEST_STRIDE))) @ vectors.T) @ root
-    further = factor_analytic(further, after.residual)
-    if after.residual:
-        tail = range(k - after.residual, k)
-        further[tail, tail] = _next_spread(float(old[-1, -1]), float(new[-1, -1]), unknown[tail, tail])
-    turn = np.kron(_power(floored(further), 0.5) @ np.linalg.inv(_power(floored(new), 0.5)), np.eye(d2))
-    return replace(after, T=symmetric(turn @ after.T @ turn.T))
+    stride = np.exp(np.clip(values, -LARGEST_STRIDE, LARGEST_STRIDE))
+    return symmetric(root @ ((vectors * stride) @ vectors.T) @ root)
 
 
 def _next_spread(old: float, new: float, unknown: Real) -> float:

@@ -21,6 +21,7 @@ from app.learning.evidence import (
     Crowd,
     evidence_bound,
     evidence_pass,
+    factors,
     maximise_evidence,
     maximise_from_nearby,
     orthonormalised,
@@ -28,6 +29,7 @@ from app.learning.evidence import (
     separable_covariance,
     starting_point,
     still_to_gain,
+    still_to_gain_from_afar,
     variance_step,
     weighted_least_squares,
 )
@@ -322,6 +324,34 @@ def test_passes_from_nearby_end_where_passes_from_afar_do() -> None:
 )
 def test_what_is_left_to_gain_is_told_from_the_slowest_of_the_last_gains(gains: list[float], expected: float) -> None:
     assert still_to_gain(gains) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ([162.0, 5.0, 0.1], 2.5),
+        ([0.4, 0.2, 0.001], 0.1),
+        ([4.0, 2.0, 1.5], 4.5),
+        ([4.0, 2.0, -1.0], 2.0),
+        ([0.0, 0.0, 0.0], 0.0),
+    ],
+)
+def test_a_gain_that_is_much_smaller_than_the_one_before_is_not_believed(gains: list[float], expected: float) -> None:
+    assert still_to_gain_from_afar(gains) == pytest.approx(expected)
+
+
+def test_users_soon_differ_no_more_along_contexts_in_which_none_do() -> None:
+    """EM's own steps are 5 nats behind after 20 passes, and still one after 100."""
+    c = in_contexts(np.random.default_rng(33), n_users=200, per_user=30)
+    design, shared = prepared(c, 2)
+    bounds: list[float] = []
+    found, _ = maximise_evidence(
+        design, shared, max_passes=150, tolerance=0.0, report=lambda _, bound: bounds.append(bound)
+    )
+    assert bounds[20] == pytest.approx(bounds[-1], abs=1.0)
+    spreads = np.linalg.eigvalsh(factors(found.T, 2, design.d2)[1])
+    assert (spreads[:2] < 0.02 * spreads[3]).all()
+    assert (spreads[2:] > 0.1 * spreads[3]).all()
 
 
 @pytest.mark.parametrize("maximise", [maximise_evidence, maximise_likelihood])
