@@ -95,7 +95,11 @@ FASTEST = 0.5
 SLOWEST_FROM_NEARBY = 0.9
 """Ratio of successive gains that is believed where there is one gain only."""
 NEARBY_TOLERANCE = 1e-3
-"""As ADAPTER_TOLERANCE, of a first E step near the maximum: the bound is within its square."""
+"""As ADAPTER_TOLERANCE, of E steps near the maximum that are not the last: the bound is within its square."""
+STRIDES = (1.1, 2.5)
+"""Of M steps near the maximum, in turn. Where adapters take part of every change upon themselves, a pass leaves up
+to 0.7 of what is missing, and elsewhere next to nothing: after these two strides, Chebyshev's, at most a sixth is left,
+and after two of one length half. Without adapters there is no such difference."""
 
 Unknowns = tuple[Real, Real, Real, Real]
 """Theta_0 (d1, d2), biases (E + 1,), B (d1, k), loadings (E + 1, k), or changes of them."""
@@ -204,9 +208,20 @@ class Maximum:
     """Where passes from nearby ended."""
 
     shared: Shared
+    """In the gauge of the passes."""
     ending: Ending
     solution: Solution
     """Every adapter's posterior there."""
+
+    def moved(self, shared: Shared) -> Solution:
+        """The adapters' posteriors in the gauge of `shared`, the same model with [B; loadings] orthonormal."""
+        k, p = shared.k, len(shared.T)
+        if not k:
+            return self.solution
+        turn = shared.B.T @ self.shared.B + shared.items.loadings.T @ self.shared.items.loadings
+        K = np.kron(turn, np.eye(shared.d2))
+        covariances = self.solution.covariances.reshape(-1, p * p) @ np.kron(K, K).T
+        return replace(self.solution, means=self.solution.means @ K.T, covariances=covariances.reshape(-1, p, p))
 
 
 def maximise_from_nearby(
@@ -215,27 +230,32 @@ def maximise_from_nearby(
     *,
     max_passes: int,
     tolerance: float,
-    gauge: Callable[[Shared], Shared] = lambda shared: shared,
+    settled: float = ADAPTER_TOLERANCE,
     report: Callable[[int, float], None] | None = None,
 ) -> Maximum:
     """The same from a start near the maximum, such as the previous model's parameters: one or two passes are enough.
 
     Every E step is solved to its end. So the bound tells what the parameters have gained, not what adapters on their
     way have; two small gains, or one that is very small, are no accident then; and the last E step is the model's own.
-    `gauge` turns B to where the model wants it.
+
+    Parameters
+    ----------
+    settled
+        As the tolerance of `posterior`, of every E step but the first.
     """
-    scores, shared, grams, bounds = None, gauge(orthonormalised(start)), None, list[float]()
+    scores, shared, grams, bounds = None, _balanced(start), None, list[float]()
     stiffness = subspace_precision(design)
     for passes in range(1, max_passes + 1):
-        solution = posterior(
-            design, shared, start=scores, tolerance=NEARBY_TOLERANCE if scores is None else ADAPTER_TOLERANCE
-        )
+        solution = posterior(design, shared, start=scores, tolerance=NEARBY_TOLERANCE if scores is None else settled)
         scores, crowd = (solution.score_mean, solution.score_variance), Crowd.of(solution, shared.T)
         bounds.append(evidence_bound(shared, solution, crowd, stiffness))
         if report is not None:
             report(passes, bounds[-1])
-        gains = [after - before for before, after in pairwise(bounds[-4:])]
-        if gains and still_to_gain(gains) <= tolerance * abs(bounds[-1]):
+        gains = [after - before for before, after in pairwise(bounds)]
+        fell = min(gains, default=0.0) < 0
+        # Of strides in turn, pairs of gains are a series.
+        last = gains[-3:] if len(gains) < 4 else [sum(gains[-4:-2]), sum(gains[-2:])]
+        if gains and still_to_gain(last) <= tolerance * abs(bounds[-1]):
             ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=bounds[-1])
             return Maximum(shared, ending, solution)
         step = improved(
@@ -244,10 +264,11 @@ def maximise_from_nearby(
             Expectation(solution, crowd, bounds[-1]),
             grams=None if passes in FRESH_GRAMS else grams,
             stiffness=stiffness,
+            stretch=STRIDES[(passes - 1) % 2] if shared.k and not shared.residual and not fell else None,
         )
-        shared, grams = gauge(orthonormalised(step.shared)), step.grams
+        shared, grams = step.shared, step.grams
     ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=bounds[-1])
-    return Maximum(shared, ending, posterior(design, shared, start=scores))
+    return Maximum(shared, ending, posterior(design, shared, start=scores, tolerance=settled))
 
 
 def subspace_precision(design: Design) -> float:
@@ -330,6 +351,7 @@ def improved(
     *,
     grams: Grams | None = None,
     stiffness: float = 0.0,
+    stretch: float | None = None,
     learn_priors: bool = True,
     learn_item_priors: bool = True,
 ) -> Pass:
@@ -348,7 +370,8 @@ def improved(
     learn_items = learn_priors and learn_item_priors and ready.items.bias_variance[0] > 0
     ready = with_item_priors(ready) if learn_items else ready
     ready = with_item_posteriors(ready, *row_information(design, solution.along(len(ready.T)), v, ready.k))
-    stretch = 1.0 if len(ready.items) else STRETCH
+    if stretch is None:
+        stretch = 1.0 if len(ready.items) else STRETCH
     moved = weighted_least_squares(
         design, ready, solution, w, v, grams, stiffness=stiffness, stretch=stretch, residual=tail,
         effort=WITH_RESIDUAL if tail.size else ALONE,

@@ -473,27 +473,19 @@ def _estimated(
     tolerance: float,
     report: Callable[[int, float], None],
 ) -> _Estimated:
-    """The estimation and every user's adapter; of a warm start they come from the same last E step."""
-    rank, residual, known = choice.rank, choice.residual, None
-    if job.estimator == "evidence" and (rank or design.n_items):
-        known = _known(job, design, rank, residual=residual)
-    if known is None or (design.n_items and not known.items.bias_variance[0] > 0):
+    """The estimation and every user's adapter; from nearby they come from the same last E step."""
+    rank, residual = choice.rank, choice.residual
+    begin = _nearby(job, design, rank, residual=residual)
+    if begin is None:
         shared, ending = _estimate(
             job, design, rank, residual=residual, max_passes=max_passes, tolerance=tolerance, report=report
         )
         shared = _in_gauge(job, sample, shared)
         return _Estimated(shared, ending, *_solved(job, design, shared))
-    found = evidence.maximise_from_nearby(
-        design,
-        known,
-        max_passes=max_passes,
-        tolerance=tolerance,
-        gauge=lambda shared: _in_gauge(job, sample, shared),
-        report=report,
-    )
-    return _Estimated(
-        found.shared, found.ending, found.solution.adapters(design, found.shared.k), found.solution.score_mean
-    )
+    found = evidence.maximise_from_nearby(design, begin, max_passes=max_passes, tolerance=tolerance, report=report)
+    shared = _in_gauge(job, sample, evidence.orthonormalised(found.shared))
+    adapters = found.moved(shared).adapters(design, shared.k)
+    return _Estimated(shared, found.ending, adapters, found.solution.score_mean)
 
 
 def _estimate(
@@ -512,6 +504,16 @@ def _estimate(
         objective = -mle.joint_loss(design, Theta_0, shared.B, np.zeros((design.n_users, 0)), ridge)
         return shared, Ending(converged=True, passes=1, reason="one convex problem", objective=objective)
     return _maximise(job, design, _begin(job, design, rank, residual=residual), max_passes, tolerance, report)
+
+
+def _nearby(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | None:
+    """A start near the maximum: the warm one, if it has learnt the items' effects, or from samples of many users."""
+    if job.estimator == "mle" or not (rank or design.n_items):
+        return None
+    known = _known(job, design, rank, residual=residual)
+    if known is None:
+        return None if len(coarse_strides(design)) == 1 else _begin(job, design, rank, residual=residual)
+    return known if not design.n_items or known.items.bias_variance[0] > 0 else None
 
 
 def _known(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | None:
@@ -539,8 +541,16 @@ def _begin(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared:
     shared = evidence.starting_point(Theta_0, B, ridge, design.item_ids, loadings)
     if residual:
         shared = with_residual(shared)
-    for stride in strides[:-1]:
-        shared, _ = _maximise(job, design.thinned(stride), shared, TRIAL_PASSES, COARSE_TOLERANCE, None)
+    if len(strides) > 1:
+        shared, _ = _maximise(job, coarse, shared, TRIAL_PASSES, COARSE_TOLERANCE, None)
+    for stride in strides[1:-1]:
+        shared = evidence.maximise_from_nearby(
+            design.thinned(stride),
+            shared,
+            max_passes=TRIAL_PASSES,
+            tolerance=COARSE_TOLERANCE,
+            settled=evidence.NEARBY_TOLERANCE,
+        ).shared
     return shared
 
 
@@ -618,7 +628,11 @@ def effective_weight(job: _Job, design: Design) -> float:
 
 
 def _solved(
-    job: _Job, design: Design, shared: Shared, *, tolerance: float = ADAPTER_TOLERANCE
+    job: _Job,
+    design: Design,
+    shared: Shared,
+    *,
+    tolerance: float = ADAPTER_TOLERANCE,
 ) -> tuple[Adapters, Real]:
     """Every user's adapter, and (n,) the mean score of every comparison at them."""
     if job.estimator == "mle":
