@@ -46,6 +46,7 @@ SCRIPTS = {
     "pessimism": ("pessimism.py", "--table"),
     "states": ("states.py", "--users", "100", "--rank", "1"),
     "refit": ("refit.py",),
+    "refit_growth": ("refit.py", "--growth"),
     "fold_in": ("fold_in.py",),
     "peers": ("peers.py",),
     "peers_many": ("peers.py", "--users", "50000"),
@@ -147,7 +148,7 @@ def page(kept: Kept) -> str:
     sections += section(QUESTION, *(kept.text(f"questions-{name}") for name in QUESTIONS))
     sections += section(POLICY, *(titled(name, kept.text(name)) for name in POLICIES))
     sections += section(PESSIMISM, titled("pessimism", kept.text("pessimism")))
-    costs = [titled(name, kept.text(name)) for name in ("refit", "fold_in", "peers", "peers_many")]
+    costs = [titled(name, kept.text(name)) for name in ("refit", "refit_growth", "fold_in", "peers", "peers_many")]
     sections += section(COSTS, *costs)
     served, stored = kept.report("serve"), kept.report("ingest")
     if served is not None and stored is not None:
