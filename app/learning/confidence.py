@@ -65,14 +65,18 @@ def shared_error(design: Design, shared: Shared, adapters: Adapters, scores: Rea
         grams = grams_of(design, w)
         assert isinstance(grams, KrylovGrams)
         return table_error(grams, shared.ridge, shared.B, _strength(adapters))
-    across = np.linalg.qr(np.hstack([shared.B, np.eye(d1)]))[0][:, k:d1]
+    k = shared.rank
+    across = np.linalg.qr(np.hstack([shared.B[:, :k], np.eye(d1)]))[0][:, k:d1]
     beside = across.shape[1]
     if d1 * d2 + beside * k <= MAX_UNKNOWNS:
         root = _leading_root(inverse(_information(design, shared, adapters, w, across)), MAX_UNKNOWNS)
         r = root.shape[1]
         Theta, C = root[: d1 * d2].reshape(d1, d2, r), root[d1 * d2 :].reshape(beside, k, r)
-        return np.concatenate([Theta, np.einsum("ax,xcr->acr", across, C)], axis=1)
-    return _block_error(design, shared, adapters, w, across)
+        error = np.concatenate([Theta, np.einsum("ax,xcr->acr", across, C)], axis=1)
+    else:
+        error = _block_error(design, shared, adapters, w, across)
+    # Which basis the residual has is no matter of error.
+    return np.pad(error, ((0, 0), (0, shared.residual), (0, 0)))
 
 
 def entry_errors(design: Design, shared: Shared, adapters: Adapters, scores: Real) -> Real | None:
@@ -96,7 +100,7 @@ def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, ac
     J_j = vec(DPhi_j) (I (x) A_i) with A_i = [I, W_i^T], so that a user's share is (I (x) A_i)^T S_i (I (x) A_i) with
     S_i (d1 d2, d1 d2) of the designs alone: that is summed over users, the small A_i outside.
     """
-    d1, d2, k = design.d1, design.d2, shared.k
+    d1, d2, k = design.d1, design.d2, shared.rank
     total, counted = np.zeros((d1 * d1, (d2 + k) ** 2)), 0.0
     work = (d1 * (d2 + k)) ** 2 * design.n_users + design.n * (d1 * d2) ** 2
     for users, index in _blocks(design, max(1, round(work / MAX_WORK))):
@@ -104,12 +108,14 @@ def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, ac
         rows = np.where(real_rows, index, 0).ravel()
         D = design.dense(rows).reshape(*index.shape, d1 * d2)
         weight = np.where(real_rows, w[np.minimum(index, design.n - 1)], 0.0)
-        Z = design.project(shared.B, shared.items.loadings, rows).reshape(*index.shape, k * d2)
+        Z = design.project(shared.B, shared.items.loadings, rows).reshape(*index.shape, shared.k * d2)
         weighted = weight[..., None] * D
         cross = np.swapaxes(Z, 1, 2) @ weighted
         S = np.swapaxes(D, 1, 2) @ weighted - np.swapaxes(cross, 1, 2) @ (adapters.covariances[users] @ cross)
         S = S.reshape(-1, d1, d2, d1, d2).transpose(1, 3, 0, 2, 4).reshape(d1 * d1, -1)
-        A = np.concatenate([np.broadcast_to(np.eye(d2), (len(users), d2, d2)), adapters.means[users].swapaxes(1, 2)], 2)
+        A = np.concatenate(
+            [np.broadcast_to(np.eye(d2), (len(users), d2, d2)), adapters.means[users, :k].swapaxes(1, 2)], 2
+        )
         total += S @ np.einsum("ube,ucf->ubcef", A, A).reshape(-1, (d2 + k) ** 2)
         counted += float(weight.sum())
     total *= float(w.sum()) / max(counted, 1e-300)
@@ -141,7 +147,7 @@ def _leading_root(covariance: Real, components: int) -> Real:
 
 def _block_error(design: Design, shared: Shared, adapters: Adapters, w: Real, across: Real) -> Real:
     """The same with Theta_0's columns and B's rows independent: for very many features."""
-    d1, d2, k = design.d1, design.d2, shared.k
+    d1, d2, k = design.d1, design.d2, shared.rank
     grams = design.grams(w)
     parts, kept = [], max(1, MAX_UNKNOWNS // (d2 + k))
     for b in range(d2):

@@ -77,7 +77,8 @@ def debt(model: Model, comparisons: Comparisons, *, n_users: int) -> Debt:
     if model.entry_errors is not None:
         variance += float((model.entry_errors * gradient**2).sum())
     moved = model.shared_error[:, design.d2 :] @ s
-    across = moved - model.B @ (model.B.T @ moved)
+    B = model.B[:, : model.rank]
+    across = moved - B @ (B.T @ moved)
     longer = SAFETY / (1.0 - _leverage(model, design, w, solved.means.reshape(Z.shape[1:])))
     return Debt(longer * float(np.sqrt(variance)), longer * float(np.linalg.norm(across)))
 

@@ -15,15 +15,19 @@ from tests.support.learning_worlds import catalogue, in_contexts, tabular
 
 WORLDS: dict[str, tuple[int, Callable[[np.random.Generator], Comparisons]]] = {
     "catalogue": (2, lambda rng: catalogue(rng, n_users=40, per_user=15, n_items=40).comparisons),
+    "residual": (1, lambda rng: catalogue(rng, n_users=40, per_user=25, n_items=40, k=1, left=0.7).comparisons),
     "contexts": (1, lambda rng: in_contexts(rng, n_users=30, per_user=25)),
     "tabular": (1, lambda rng: tabular(rng, n_users=30, per_user=20).comparisons),
 }
 OTHERS = 8
 
 
-def shared_by(comparisons: Comparisons, rank: int, warm: Model | None = None) -> Model:
+def shared_by(comparisons: Comparisons, rank: int, warm: Model | None = None, *, residual: bool = False) -> Model:
     """To its end: what an unfinished fit leaves open is nobody's."""
-    return fit(comparisons, rank=rank, dependence=0.0, calibrate=False, tolerance=1e-8, max_passes=200, warm_start=warm)
+    return fit(
+        comparisons, rank=rank, dependence=0.0, residual=residual, calibrate=False, tolerance=1e-8, max_passes=200,
+        warm_start=warm,
+    )  # fmt: skip
 
 
 def belief(model: Model, said: Comparisons, user: int) -> RewardBelief:
@@ -43,14 +47,15 @@ def against_the_first(found: RewardBelief) -> tuple[Real, Real]:
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_nothing_moves_by_more_than_is_owed(world: str) -> None:
-    rank, drawn = WORLDS[world]
+    (rank, drawn), residual = WORLDS[world], world == "residual"
     for seed in range(1 if world == "contexts" else 2):
         said = drawn(np.random.default_rng(seed))
         # Where a fit is slow to converge, what is left open would be mistaken for the user's.
-        model = shared_by(said, rank, shared_by(said, rank))
+        model = shared_by(said, rank, shared_by(said, rank, residual=residual), residual=residual)
+        assert (model.shared.residual > 0) == residual
         for user in (0, 23):
             owed = debt(model, said.of_users([user]), n_users=said.n_users)
-            without = shared_by(said.subset(said.user != user), rank, model)
+            without = shared_by(said.subset(said.user != user), rank, model, residual=residual)
             moved = principal_angle_distance(model.raw_subspace(), without.raw_subspace())
             assert 0 < moved <= owed.subspace_distance < 40 * moved
             for other in range(1, said.n_users, said.n_users // OTHERS):
