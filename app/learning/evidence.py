@@ -16,13 +16,14 @@ The bound itself:
     sum_j a_j E[label_j eta_j - log(1 + exp(eta_j))] - sum_i KL(q_i || N(0, T)) - sum_m KL(q_m || priors)
     - 1/2 sum_b ridge_b ||Theta_0[:, b]||^2 - stiffness / 2 tr(B R B^T)
 
-The last is the prior of a subspace (`subspace_precision`). Without it, what few users say and nothing contradicts is
-believed without end. The first is the expectation under a Gaussian score itself. Jaakkola and Jordan's quadratic bound
-on it, which gives closed forms, shrinks users who are far from each other: benchmarks/peers.py shows it.
+The last is the prior of a subspace (`subspace_precision`), learnt where it has many rows (`Told`). Without it, what few
+users say and nothing contradicts is believed without end. The first is the expectation under a Gaussian score itself.
+Jaakkola and Jordan's quadratic bound on it, which gives closed forms, shrinks users who are far from each other:
+benchmarks/peers.py shows it.
 
 Source: Opper & Archambeau 2009 for the Gaussian approximation; Monahan & Stefanski 1992 for the logistic mixture;
 Jaakkola & Jordan 2000 for the quadratic that touches a symmetric loss; parameter expansion after Liu, Rubin & Wu 1998;
-posteriors on both sides of a factorisation after Lim & Teh 2007.
+posteriors on both sides of a factorisation after Lim & Teh 2007; the subspace's prior after MacKay 1992.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ from app.learning.adapters import ADAPTER_TOLERANCE, Moments, Solution, posterio
 from app.learning.arrays import Int, Real, on_lines, product, symmetric
 from app.learning.conjugate import conjugate_gradients
 from app.learning.design import Design, place_of
-from app.learning.grams import Grams, grams_of
+from app.learning.grams import EXHAUSTED, Grams, SparseGrams, grams_of
 from app.learning.items import Items, narrowed, turned, widened
 from app.learning.lanes import LANES
 from app.learning.parameters import Ending, Shared
@@ -61,10 +62,16 @@ SMALLEST_KNOWN = 0.6
 SMALLEST_KNOWN_OF_COLUMNS = 0.2
 """The same in the step of the columns' part, which B does not take over: what users don't have there must fade from it,
 which EM's steps, the shorter the less is left, don't do in hundreds of passes."""
+SMALLEST_COLUMN = 1e-4
+"""Floor of the eigenvalues of S, whose mean is 1: below it a context is switched off, and the solves stay precise."""
 LARGEST_STRIDE = 1.0
 """Of the logarithm of the adapters' prior in one pass."""
 DIRECTION_VARIANCE = 2.0
-"""In squared log-odds: with standardised features, B's entries have variance 1 / d1."""
+"""In squared log-odds, at most: with standardised features, B's entries have variance 1 / d1."""
+FEWEST_ROWS = 12
+"""Of B, for its prior to be learnt: of fewer the largest variance is as good a guess as what they tell."""
+LARGEST_CAUTION = 1e4
+"""Factor of that prior's precision: beyond it a direction is nothing, and solves would suffer."""
 SIZE_COMPARISONS = 200
 """Comparisons that tell how large designs are."""
 STRETCH = 1.5
@@ -116,6 +123,8 @@ class Pass:
     """Of `shared` before this pass changed it."""
     grams: Grams
     """That the pass was preconditioned with."""
+    told: "Told"
+    """Of B before this pass."""
 
 
 def starting_point(
@@ -176,11 +185,12 @@ def maximise_evidence(
     """Passes until what is left to gain falls below `tolerance` of the bound, or `max_passes`.
 
     What is left is told from the last gains, as of a geometric series; a pass that learns priors may lower the bound,
-    or gain little by accident, so that one small gain alone ends nothing (`still_to_gain_from_afar`).
+    or gain little by accident, so that one small gain alone ends nothing (`still_to_gain_from_afar`). What B's prior
+    costs counts there, or its changes would look like gains and losses.
     """
     scores, shared, before, grams, gains = None, _balanced(start), -np.inf, None, list[float]()
     given = GIVEN_PRIORS if start.k and len(start.items) and not start.items.bias_variance[0] > 0 else 0
-    stiffness = subspace_precision(design)
+    least = stiffness = subspace_precision(design)
     for passes in range(1, max_passes + 1):
         step = evidence_pass(
             design,
@@ -194,12 +204,16 @@ def maximise_evidence(
         if report is not None:
             report(passes, step.bound)
         shared, scores, grams = step.shared, step.scores, step.grams
-        gains.append(step.bound - before)
-        before = step.bound
-        if passes > given + 3 and still_to_gain_from_afar(gains[-3:]) <= tolerance * abs(before):
-            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=before)
+        evidence = step.bound - step.told.cost(stiffness)
+        gains.append(evidence - before)
+        before = evidence
+        if passes > given + 3 and still_to_gain_from_afar(gains[-3:]) <= tolerance * abs(step.bound):
+            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=step.bound)
             return orthonormalised(shared), ending
-    ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=before)
+        if passes > given:
+            # Half of the way: where nothing is known of any adapter, all of it would swing for ever.
+            stiffness = float(np.sqrt(stiffness * step.told.likeliest_precision(shared, least)))
+    ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=step.bound)
     return orthonormalised(shared), ending
 
 
@@ -248,6 +262,9 @@ def maximise_from_nearby(
     for passes in range(1, max_passes + 1):
         solution = posterior(design, shared, start=scores, tolerance=NEARBY_TOLERANCE if scores is None else settled)
         scores, crowd = (solution.score_mean, solution.score_variance), Crowd.of(solution, shared.T)
+        if grams is None:
+            grams = grams_of(design, solution.mean_weight, at_most=GRAM_COMPARISONS)
+            stiffness = told_of_subspace(design, shared, solution, grams).likeliest_precision(shared, stiffness)
         bounds.append(evidence_bound(shared, solution, crowd, stiffness))
         if report is not None:
             report(passes, bounds[-1])
@@ -262,7 +279,7 @@ def maximise_from_nearby(
             design,
             shared,
             Expectation(solution, crowd, bounds[-1]),
-            grams=None if passes in FRESH_GRAMS else grams,
+            grams=None if passes in FRESH_GRAMS[1:] else grams,
             stiffness=stiffness,
             stretch=STRIDES[(passes - 1) % 2] if shared.k and not shared.residual and not fell else None,
         )
@@ -284,6 +301,63 @@ def subspace_precision(design: Design) -> float:
         sides = design.signs[terms, None] * (design.Y[design.cols[terms]] if design.d2 > 1 else 1.0)
         total += float((product(design.X[design.rows[terms]].T, sides) ** 2).sum())
     return total / (len(some) * DIRECTION_VARIANCE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """What comparisons tell of B, adapters having unit spread: the eigenvalues of the information about its entries.
+
+    As far as the adapters' means tell of it: where nothing is known of any adapter, nothing is known of B. Empty where
+    B's prior is given.
+    """
+
+    information: Real
+    counts: Real
+    """How many entries each one stands for."""
+
+    def cost(self, precision: float) -> float:
+        """What the prior of B takes from the logarithm of the evidence beside its penalty, in nats."""
+        return 0.5 * float(self.counts @ np.log1p(self.information / precision))
+
+    def likeliest_precision(self, shared: Shared, given: float) -> float:
+        """Of B's entries, but `given` at least: the root of MacKay's fixed point.
+
+        The precision is the number of entries that are known, sum t / (t + precision), over the sum of their squares.
+        So a direction is believed from where users differ along it so much that data tell it from chance: with N
+        users, each informed g, and a variance v of theirs, from g v = sqrt(d1 / N) on, as principal components are
+        (Baik, Ben Arous & Peche 2005).
+        """
+        size = float(np.vdot(shared.B.T @ shared.B, row_spread(shared.T, shared.k, shared.d2)))
+
+        def too_small(precision: float) -> bool:
+            known = float(self.counts @ (self.information / (self.information + precision)))
+            return known > precision * size
+
+        low, high = np.log(given), np.log(given * LARGEST_CAUTION)
+        if not len(self.counts) or not too_small(given):
+            return given
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if too_small(float(np.exp(middle))) else (low, middle)
+        return float(np.exp(low))
+
+
+def told_of_subspace(design: Design, shared: Shared, solution: Solution, grams: Grams) -> Told:
+    """At these posteriors of the adapters."""
+    N, k, d2 = design.n_users, shared.k, shared.d2
+    nothing = np.zeros(0)
+    if not k or shared.residual or isinstance(grams, SparseGrams):
+        return Told(nothing, nothing)
+    information = np.bincount(design.user, solution.mean_weight, minlength=N)
+    means = solution.means.reshape(N, k, d2)
+    moments = np.einsum("i,iab,icb->bac", information / information.sum(), means, means, optimize=True)
+    total = moments.sum(axis=0)
+    values, counts = grams.pooled_spectrum(np.trace(moments, axis1=1, axis2=2) / max(float(np.trace(total)), 1e-300))
+    if counts @ (values > EXHAUSTED * values.max()) < FEWEST_ROWS:
+        return Told(nothing, nothing)
+    back = np.linalg.inv(np.linalg.cholesky(floored(row_spread(shared.T, k, d2))))
+    directions = np.linalg.eigvalsh(symmetric(back @ total @ back.T))
+    return Told(np.maximum(np.outer(values, directions), 0.0).ravel(), np.repeat(counts, k))
 
 
 def still_to_gain(gains: Sequence[float]) -> float:
@@ -361,6 +435,7 @@ def improved(
     w, v = solution.mean_weight, solution.variance_weight
     if grams is None:
         grams = grams_of(design, w, at_most=GRAM_COMPARISONS)
+    told = told_of_subspace(design, shared, solution, grams)
     expanded, means = _absorb(design, shared, solution, crowd, stiffness)
     if learn_priors:
         expanded = hastened(shared, expanded, crowd.covariance / crowd.size)
@@ -378,7 +453,7 @@ def improved(
     )  # fmt: skip
     if learn_priors:
         moved = with_ridge(moved, grams)
-    return Pass(_balanced(beside(moved, expanded)), scores, bound, grams)
+    return Pass(_balanced(beside(moved, expanded)), scores, bound, grams, told)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -527,7 +602,8 @@ def hastened(before: Shared, after: Shared, covariance: Real) -> Shared:
         T[tail, tail] = _next_spread(float(R[-1, -1]), growth * float(of_rows[-1, -1]), left[tail, tail])
     if d2 > 1:
         left = np.einsum("abcd,ac->bd", unknown, np.linalg.inv(R)) / k
-        T = np.asarray(np.kron(T, further(S, of_columns / growth, left, SMALLEST_KNOWN_OF_COLUMNS)))
+        columns = further(S, of_columns / growth, left, SMALLEST_KNOWN_OF_COLUMNS)
+        T = np.asarray(np.kron(T, floored(columns, SMALLEST_COLUMN * float(np.trace(columns)) / d2)))
     return replace(after, T=symmetric(T))
 
 

@@ -44,6 +44,17 @@ class DenseGrams:
         """(d2,) the effective number of parameters, tr G_b (G_b + ridge_b)^{-1}."""
         return np.asarray((self._eigenvalues / (self._eigenvalues + ridge[:, None])).sum(axis=1))
 
+    def pooled_spectrum(self, shares: Real) -> tuple[Real, Real]:
+        """Eigenvalues of sum_b shares_b G_b, shares (d2,), about, and how many each stands for."""
+        of_columns = np.trace(self.matrices, axis1=1, axis2=2)
+        return float(shares @ of_columns / of_columns.sum()) * self._pooled_eigenvalues, np.ones(self.matrices.shape[1])
+
+    @cached_property
+    def _pooled_eigenvalues(self) -> Real:
+        if len(self.matrices) == 1:
+            return np.asarray(self._eigenvalues[0])
+        return np.asarray(np.maximum(np.linalg.eigvalsh(self.matrices.sum(axis=0)), 0.0))
+
     def solver(self, ridge: Real) -> Apply:
         """(G_b + ridge_b)^{-1} times column b of a (d1, d2)."""
         inverses = inverse(self.matrices + ridge[:, None, None] * np.eye(self.matrices.shape[1]))
@@ -117,6 +128,11 @@ class KrylovGrams:
             return np.hstack([self.inverted(b, Theta[:, [b]], 1.0, float(r)) for b, r in enumerate(ridge)])
 
         return solve
+
+    def pooled_spectrum(self, shares: Real) -> tuple[Real, Real]:
+        """Eigenvalues of sum_b shares_b G_b, shares (d2,), about, and how many each stands for."""
+        means = (self.weights * self.values).sum(axis=1)
+        return float(shares @ means[:-1] / means[-1]) * self.values[-1], self.basis.shape[1] * self.weights[-1]
 
     def pooled_solver(self) -> Apply:
         little = self.little()

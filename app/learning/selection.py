@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import ndtr, stdtrit
 
 from app.learning.arrays import Int, Real
 from app.learning.comparisons import Comparisons
@@ -34,7 +35,10 @@ MAX_ADAPTER_SIZE = 48
 PERSONAL_GAIN = 5e-4
 """Nats a comparison below which one model for everybody is served, however sure the gain."""
 SURE = 2.0
-"""Standard errors that the gain over one model for everybody must exceed, unless users are known to differ."""
+"""Standard errors that the gain over one model for everybody must exceed, unless users are known to differ; where users
+are few, as many as Student's t asks."""
+HANDFUL = 10
+"""Users: how far fewer differ says little of others', so that even a rank that was given must surely gain."""
 DOUBT = 0.5
 """Standard errors by which a rank may look worse than a lower one: trials learn from less than what is served."""
 SMALLEST_GAIN = 2e-4
@@ -170,7 +174,7 @@ def choose(
     rank is taken unless it looks worse by half a standard error over users, paired, or surely gains nothing. To be
     told from rank 0, one model for everybody, the gain must exceed two standard errors, and stands alone. Where it does
     not, but the rank was given, or users are known to `differ`, which is asked only then, both are tried `again` on
-    fresh splits, and their gain decides.
+    fresh splits, and their gain decides; of a handful of users it must be sure again.
 
     `residuals` says with and without which a rank may be tried. Where both may, the walk goes without, and its end is
     tried with the residual too, which is taken where it looks better: posteriors keep it safe as well.
@@ -207,7 +211,7 @@ def choose(
     worse = not _pays(alone, personal)
     if worse and _may_gain(alone, personal) and (given or differ()):
         alone, personal = again(alone), again(personal)
-        worse = _paired_gain(alone, personal)[0] <= (0.0 if given else PERSONAL_GAIN)
+        worse = not _gains_again(alone, personal, least=0.0 if given else PERSONAL_GAIN)
     best = alone if worse else personal
     reason = _explain(alone, personal, given=given, worse=worse)
     return Choice(
@@ -275,7 +279,16 @@ def _may_gain(baseline: Trial, other: Trial) -> bool:
 
 def _pays(alone: Trial, personal: Trial) -> bool:
     gain, error = _paired_gain(alone, personal)
-    return gain > max(SURE * error, PERSONAL_GAIN)
+    others = max(1, int(np.count_nonzero(alone.user_counts)) - 1)
+    sure = float(stdtrit(others, ndtr(SURE)))
+    return gain > max(sure * error, PERSONAL_GAIN)
+
+
+def _gains_again(alone: Trial, personal: Trial, *, least: float) -> bool:
+    """On fresh splits, of which nothing was chosen."""
+    if np.count_nonzero(alone.user_counts) < HANDFUL:
+        return _pays(alone, personal)
+    return _paired_gain(alone, personal)[0] > least
 
 
 def _paired_gain(baseline: Trial, other: Trial) -> tuple[float, float]:
@@ -283,7 +296,7 @@ def _paired_gain(baseline: Trial, other: Trial) -> tuple[float, float]:
     difference = baseline.user_losses - other.user_losses
     active = difference[baseline.user_counts > 0]
     gain = float(difference.sum()) / baseline.count
-    spread = float(np.sqrt(len(active) * active.var())) if len(active) > 1 else abs(float(difference.sum()))
+    spread = float(np.sqrt(len(active) * active.var(ddof=1))) if len(active) > 1 else abs(float(difference.sum()))
     return gain, spread / baseline.count
 
 

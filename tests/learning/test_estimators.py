@@ -22,6 +22,7 @@ from app.learning.evidence import (
     evidence_bound,
     evidence_pass,
     factors,
+    hastened,
     maximise_evidence,
     maximise_from_nearby,
     orthonormalised,
@@ -30,6 +31,7 @@ from app.learning.evidence import (
     starting_point,
     still_to_gain,
     still_to_gain_from_afar,
+    told_of_subspace,
     variance_step,
     weighted_least_squares,
 )
@@ -48,6 +50,7 @@ from tests.support.learning_references import (
     variational_posterior,
 )
 from tests.support.learning_worlds import catalogue, in_contexts, tabular
+from tests.support.preference_worlds import draw_choices, draw_world
 
 RNG = np.random.default_rng(21)
 SMALL = [
@@ -353,6 +356,74 @@ def test_users_soon_differ_no_more_along_contexts_in_which_none_do() -> None:
     spreads = np.linalg.eigvalsh(factors(found.T, 2, design.d2)[1])
     assert (spreads[:2] < 0.02 * spreads[3]).all()
     assert (spreads[2:] > 0.1 * spreads[3]).all()
+
+
+def many_features(*, rank: int, users: int = 60) -> Comparisons:
+    rng = np.random.default_rng(34)
+    return draw_choices(rng, draw_world(rng, users=users, items=60, dim=14, rank=rank), 20)
+
+
+def test_the_subspaces_prior_is_the_evidences_maximum_in_any_gauge() -> None:
+    design, shared = prepared(many_features(rank=2), 2)
+    solution = posterior(design, shared, tolerance=1e-9)
+    grams = grams_of(design, solution.mean_weight)
+    told = told_of_subspace(design, shared, solution, grams)
+    precision = told.likeliest_precision(shared, 1.0)
+    size = np.trace(shared.B @ shared.T @ shared.B.T)
+
+    def log_evidence(precision: float) -> float:
+        return -0.5 * precision * float(size) - told.cost(precision)
+
+    around = [log_evidence(precision * factor) for factor in (0.98, 1.0, 1.02)]
+    assert around[1] == max(around)
+    assert told.likeliest_precision(shared, 2.0 * precision) == 2.0 * precision
+    weight = np.bincount(design.user, solution.mean_weight)
+    M = (solution.means * weight[:, None]).T @ solution.means / weight.sum() / shared.T[0, 0]
+    expected = np.linalg.eigvalsh(np.kron(design.grams(solution.mean_weight)[0], M))
+    np.testing.assert_allclose(np.sort(told.information), expected, rtol=1e-6)
+    A = np.array([[2.0, 0.3], [0.0, 0.5]])
+    other = replace(shared, B=shared.B @ A, T=np.linalg.inv(A) @ shared.T @ np.linalg.inv(A).T)
+    again = told_of_subspace(design, other, posterior(design, other, tolerance=1e-9), grams)
+    np.testing.assert_allclose(np.sort(again.information), expected, rtol=1e-5)
+    assert again.likeliest_precision(other, 1.0) == pytest.approx(precision, rel=1e-5)
+
+
+def test_few_features_tell_nothing_of_the_subspaces_prior() -> None:
+    design, shared = prepared(SMALL[0], 2)
+    solution = posterior(design, shared)
+    told = told_of_subspace(design, shared, solution, grams_of(design, solution.mean_weight))
+    assert told.likeliest_precision(shared, 3.0) == 3.0
+    assert told.cost(3.0) == 0.0
+
+
+def test_users_who_do_not_differ_are_hardly_told_apart_by_many_features() -> None:
+    """With the widest prior that the subspace may have, their scores would spread by 0.22."""
+    c = many_features(rank=0, users=200)
+    design, shared = prepared(c, 3)
+    found, _ = maximise_evidence(design, shared, max_passes=100, tolerance=1e-5)
+    solution = posterior(design, found)
+    personal = solution.score_mean - design.scores(found.Theta_0, found.items.bias)
+    assert personal.std() < 0.02
+
+
+def test_passes_from_nearby_find_the_subspaces_prior_again() -> None:
+    design, shared = prepared(many_features(rank=2), 2)
+    far, ending = maximise_evidence(design, shared, max_passes=2000, tolerance=1e-9)
+    near = maximise_from_nearby(design, far, max_passes=50, tolerance=1e-5)
+    assert ending.converged
+    assert near.ending.passes <= 3
+    found, expected = (one.B @ one.T @ one.B.T for one in (near.shared, far))
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_a_context_that_fades_for_long_leaves_the_solves_precise() -> None:
+    """One had faded to a billionth of the others, and a user's solve ended without a number."""
+    design, shared = prepared(SMALL[1], 2)
+    before = replace(shared, T=np.diag(np.tile([3.9, 0.1, 1e-3, 1e-4], 2)))
+    after = hastened(before, replace(before, T=np.diag(np.tile([3.9, 0.1, 1e-4, 1e-6], 2))), 0.1 * before.T)
+    spreads = np.linalg.eigvalsh(factors(after.T, 2, design.d2)[1])
+    assert spreads[0] == pytest.approx(1e-4, rel=1e-3)
+    assert spreads[3] > 3.5
 
 
 @pytest.mark.parametrize("maximise", [maximise_evidence, maximise_likelihood])

@@ -65,6 +65,22 @@ def test_a_gain_that_fresh_splits_do_not_show_is_not_believed() -> None:
         assert choice.rank == 0, ranks
 
 
+def test_a_handful_of_users_must_surely_gain_even_where_the_rank_was_given() -> None:
+    """Of three people two gained a little, and whoever came next lost much."""
+
+    def with_gains(gains: list[float]) -> int:
+        def trial(rank: int, dependence: float, *, residual: bool = False) -> Trial:
+            losses = 5.0 - np.array(gains) if rank else np.full(len(gains), 5.0)
+            return Trial(rank, dependence, losses, np.full(len(gains), 100.0))
+
+        return choose(trial, ranks=(0, 2), start=(4, 0.0)).rank
+
+    assert with_gains([0.5, 0.2]) == 0
+    assert with_gains([0.5, 0.2] * 4) == 2
+    assert with_gains([0.5, -0.2, 0.1, 0.0]) == 0
+    assert with_gains([0.5, -0.2, 0.1, 0.0] * 3) == 2
+
+
 def test_items_that_are_worth_what_their_features_say_have_no_effects_for_everybody_either() -> None:
     """A fit for everybody had ended before it learnt the prior of items' effects, and adapters seemed to gain."""
     rng = np.random.default_rng(0)
