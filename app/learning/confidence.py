@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2, norm
 
+from app.learning import kernels
 from app.learning.adapters import Adapters
 from app.learning.arrays import Int, Real, curvature, inverse, real, sigmoid, symmetric
 from app.learning.design import Design
@@ -29,6 +30,8 @@ MAX_WORK = 1.5e9
 CALIBRATION_LEVEL = 0.95
 DENSE_ENTRIES = 1_000_000
 """Numbers in the few designs that are formed at a time."""
+INFORMATION_ENTRIES = 250_000
+"""The same of each thread where information is summed."""
 CALIBRATION_TARGETS = 4000
 """Simulated rewards that one refit is checked on."""
 TARGET_NUMBERS = 4_000_000
@@ -101,9 +104,10 @@ def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, ac
     S_i (d1 d2, d1 d2) of the designs alone: that is summed over users, the small A_i outside.
     """
     d1, d2, k = design.d1, design.d2, shared.rank
-    total, counted = np.zeros((d1 * d1, (d2 + k) ** 2)), 0.0
     work = (d1 * (d2 + k)) ** 2 * design.n_users + design.n * (d1 * d2) ** 2
-    for users, index in _blocks(design, max(1, round(work / MAX_WORK))):
+    blocks = list(_blocks(design, max(1, round(work / MAX_WORK))))
+
+    def of_users(users: Int, index: Int) -> tuple[Real, float]:
         real_rows = index < design.n
         rows = np.where(real_rows, index, 0).ravel()
         D = design.dense(rows).reshape(*index.shape, d1 * d2)
@@ -116,9 +120,19 @@ def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, ac
         A = np.concatenate(
             [np.broadcast_to(np.eye(d2), (len(users), d2, d2)), adapters.means[users, :k].swapaxes(1, 2)], 2
         )
-        total += S @ np.einsum("ube,ucf->ubcef", A, A).reshape(-1, (d2 + k) ** 2)
-        counted += float(weight.sum())
-    total *= float(w.sum()) / max(counted, 1e-300)
+        return S @ np.einsum("ube,ucf->ubcef", A, A).reshape(-1, (d2 + k) ** 2), float(weight.sum())
+
+    def of_blocks(first: int, last: int) -> tuple[Real, float]:
+        total, counted = np.zeros((d1 * d1, (d2 + k) ** 2)), 0.0
+        for users, index in blocks[first:last]:
+            more, weight = of_users(users, index)
+            total += more
+            counted += weight
+        return total, counted
+
+    parts = kernels.over(len(blocks), of_blocks, small=kernels.CHUNKS)
+    total = np.sum([part[0] for part in parts], axis=0)
+    total *= float(w.sum()) / max(sum(part[1] for part in parts), 1e-300)
     q, beside = d1 * d2, across.shape[1] * k
     turn = np.zeros((d1, d2 + k, q + beside))
     turn[:, :d2, :q] = np.eye(q).reshape(d1, d2, q)
@@ -134,7 +148,7 @@ def _blocks(design: Design, stride: int) -> Iterator[tuple[Int, Int]]:
     q = design.d1 * design.d2
     for bucket in design.buckets:
         users, index = bucket.users[::stride], bucket.index[::stride]
-        step = max(1, DENSE_ENTRIES // (q * max(index.shape[1], q)))
+        step = max(1, INFORMATION_ENTRIES // (q * max(index.shape[1], q)))
         for begin in range(0, len(users), step):
             yield users[begin : begin + step], index[begin : begin + step]
 

@@ -9,7 +9,6 @@ batched products over padded blocks.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,7 +217,13 @@ class Design:
 
     def row_weights(self, w: Real) -> Real:
         """(M,) sum of w_j over the comparisons that each row of the table is in."""
-        return _sums(self.rows, np.repeat(w, np.diff(self.indptr)), minlength=self.n_rows)
+
+        def work(first: int, last: int) -> Real:
+            out = np.zeros(self.n_rows)
+            kernels.row_weights(first, last, self.indptr, self.rows, w, out)
+            return out
+
+        return np.asarray(sum(kernels.over(self.n, work)))
 
     def adjoint_project(self, R: Real) -> Real:
         """(d1, k) sum_j DPhi_j R_j^T for R (n, k, d2)."""
@@ -386,10 +391,6 @@ def place_of(known: Int, ids: Int, n: int) -> NDArray[np.int32]:
         return np.full(n, len(known), dtype=np.int32)
     position = np.minimum(np.searchsorted(known, ids), len(known) - 1)
     return np.where(known[position] == ids, position, len(known)).astype(np.int32)
-
-
-def _sums(index: NDArray[np.integer[Any]], values: Real, *, minlength: int) -> Real:
-    return np.asarray(np.bincount(index, values, minlength=minlength), dtype=np.float64)
 
 
 def _terms_of(indptr: Int, lengths: Int, order: Int) -> Int:

@@ -612,7 +612,7 @@ def _bare_model(job: _Job, shared: Shared, adapters: Adapters, design: Design, d
         shared_error=np.zeros((shared.B.shape[0], shared.d2 + shared.k, 0)),
         adapters=adapters,
         estimator=job.estimator,
-        effective_weight=effective_weight(job, design),
+        effective_weight=effective_weight(job, design) if dependence else 1.0,
         dependence=dependence,
         half_life_seconds=job.half_life_seconds,
         calibration=Calibration(),

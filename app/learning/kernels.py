@@ -647,7 +647,7 @@ def e_step(
         longest = 0
         for lane in range(len(users)):
             counts[lane] = pointers[users[lane] + 1] - pointers[users[lane]]
-            settled[lane] = counts[lane] == 0
+            settled[lane] = counts[lane] == 0 or p == 0
             longest = max(longest, counts[lane])
             means[users[lane]] = 0.0
             likelihood[users[lane]] = 0.0
@@ -746,7 +746,7 @@ def e_step(
             for lane in range(len(users)):
                 if not settled[lane]:
                     steps[users[lane]] = taken
-                    settled[lane] = p == 0 or (change[lane] <= tolerance and taken > 1)
+                    settled[lane] = change[lane] <= tolerance and taken > 1
             if taken > 1:
                 size_now[:] = 0.0
                 add_product(size_now, 0, step, 0, step, 0, p + q)
@@ -819,6 +819,14 @@ def scores(first, last, indptr, rows, cols, signs, P, own, Y, out):
             if len(own) > 0:
                 total += s * own[row]
         out[j] = total
+
+
+@njit(nogil=True, cache=True)
+def row_weights(first, last, indptr, rows, w, out):
+    """out[row] (M,) += w_j over the terms of the comparisons first <= j < last."""
+    for j in range(first, last):
+        for t in range(indptr[j], indptr[j + 1]):
+            out[rows[t]] += w[j]
 
 
 @njit(nogil=True, cache=True)
