@@ -106,13 +106,16 @@ def _information(design: Design, shared: Shared, adapters: Adapters, w: Real, ac
     d1, d2, k = design.d1, design.d2, shared.rank
     work = (d1 * (d2 + k)) ** 2 * design.n_users + design.n * (d1 * d2) ** 2
     blocks = list(_blocks(design, max(1, round(work / MAX_WORK))))
+    P, own = design.tables(shared.B, shared.items.loadings)
 
     def of_users(users: Int, index: Int) -> tuple[Real, float]:
         real_rows = index < design.n
         rows = np.where(real_rows, index, 0).ravel()
         D = design.dense(rows).reshape(*index.shape, d1 * d2)
         weight = np.where(real_rows, w[np.minimum(index, design.n - 1)], 0.0)
-        Z = design.project(shared.B, shared.items.loadings, rows).reshape(*index.shape, shared.k * d2)
+        Z = np.empty((len(rows), shared.k * d2))
+        kernels.projections(0, len(rows), rows, *design.terms, P, own, design.Y, Z)
+        Z = Z.reshape(*index.shape, shared.k * d2)
         weighted = weight[..., None] * D
         cross = np.swapaxes(Z, 1, 2) @ weighted
         S = np.swapaxes(D, 1, 2) @ weighted - np.swapaxes(cross, 1, 2) @ (adapters.covariances[users] @ cross)

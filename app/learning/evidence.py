@@ -244,6 +244,7 @@ def maximise_from_nearby(
     *,
     max_passes: int,
     tolerance: float,
+    least: int = 1,
     settled: float = ADAPTER_TOLERANCE,
     report: Callable[[int, float], None] | None = None,
 ) -> Maximum:
@@ -254,37 +255,41 @@ def maximise_from_nearby(
 
     Parameters
     ----------
+    least
+        Gains that are known before what is left is told from them.
     settled
         As the tolerance of `posterior`, of every E step but the first.
     """
-    scores, shared, grams, bounds = None, _balanced(start), None, list[float]()
-    stiffness = subspace_precision(design)
+    scores, shared, grams, before, rates = None, _balanced(start), None, -np.inf, list[float]()
+    stiffness, strides = subspace_precision(design), STRIDES if start.k and not start.residual else (1.0, 1.0)
     for passes in range(1, max_passes + 1):
         solution = posterior(design, shared, start=scores, tolerance=NEARBY_TOLERANCE if scores is None else settled)
         scores, crowd = (solution.score_mean, solution.score_variance), Crowd.of(solution, shared.T)
         if grams is None:
             grams = grams_of(design, solution.mean_weight, at_most=GRAM_COMPARISONS)
             stiffness = told_of_subspace(design, shared, solution, grams).likeliest_precision(shared, stiffness)
-        bounds.append(evidence_bound(shared, solution, crowd, stiffness))
+        bound = evidence_bound(shared, solution, crowd, stiffness)
         if report is not None:
-            report(passes, bounds[-1])
-        gains = [after - before for before, after in pairwise(bounds)]
-        fell = min(gains, default=0.0) < 0
-        # Of strides in turn, pairs of gains are a series.
-        last = gains[-3:] if len(gains) < 4 else [sum(gains[-4:-2]), sum(gains[-2:])]
-        if gains and still_to_gain(last) <= tolerance * abs(bounds[-1]):
-            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=bounds[-1])
-            return Maximum(shared, ending, solution)
+            report(passes, bound)
+        if passes > 1:
+            # What is slow gains by the length of the stride: a short one after a long one doesn't look like an end.
+            rates.append((bound - before) / strides[passes % 2])
+            left = still_to_gain(rates[-3:]) * sum(strides) / 2
+            if passes > least and left <= tolerance * abs(bound):
+                ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=bound)
+                return Maximum(shared, ending, solution)
+            strides = strides if rates[-1] >= 0 else (1.0, 1.0)
+        before = bound
         step = improved(
             design,
             shared,
-            Expectation(solution, crowd, bounds[-1]),
+            Expectation(solution, crowd, bound),
             grams=None if passes in FRESH_GRAMS[1:] else grams,
             stiffness=stiffness,
-            stretch=STRIDES[(passes - 1) % 2] if shared.k and not shared.residual and not fell else None,
+            stretch=strides[(passes - 1) % 2],
         )
         shared, grams = step.shared, step.grams
-    ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=bounds[-1])
+    ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=before)
     return Maximum(shared, ending, posterior(design, shared, start=scores, tolerance=settled))
 
 

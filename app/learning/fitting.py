@@ -475,14 +475,21 @@ def _estimated(
 ) -> _Estimated:
     """The estimation and every user's adapter; from nearby they come from the same last E step."""
     rank, residual = choice.rank, choice.residual
-    begin = _nearby(job, design, rank, residual=residual)
-    if begin is None:
+    known = _nearby(job, design, rank, residual=residual)
+    if known is not None:
+        begin, least = known, 1
+    elif job.estimator == "evidence" and (rank or design.n_items) and len(coarse_strides(design)) > 1:
+        # What was learnt from a sample may be further from the maximum than two gains tell.
+        begin, least = _begin(job, design, rank, residual=residual), 3
+    else:
         shared, ending = _estimate(
             job, design, rank, residual=residual, max_passes=max_passes, tolerance=tolerance, report=report
         )
         shared = _in_gauge(job, sample, shared)
         return _Estimated(shared, ending, *_solved(job, design, shared))
-    found = evidence.maximise_from_nearby(design, begin, max_passes=max_passes, tolerance=tolerance, report=report)
+    found = evidence.maximise_from_nearby(
+        design, begin, max_passes=max_passes, tolerance=tolerance, least=least, report=report
+    )
     shared = _in_gauge(job, sample, evidence.orthonormalised(found.shared))
     adapters = found.moved(shared).adapters(design, shared.k)
     return _Estimated(shared, found.ending, adapters, found.solution.score_mean)
@@ -507,13 +514,11 @@ def _estimate(
 
 
 def _nearby(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | None:
-    """A start near the maximum: the warm one, if it has learnt the items' effects, or from samples of many users."""
+    """The warm start's parameters where they are near the maximum: they have learnt the items' effects."""
     if job.estimator == "mle" or not (rank or design.n_items):
         return None
     known = _known(job, design, rank, residual=residual)
-    if known is None:
-        return None if len(coarse_strides(design)) == 1 else _begin(job, design, rank, residual=residual)
-    return known if not design.n_items or known.items.bias_variance[0] > 0 else None
+    return known if known is None or not design.n_items or known.items.bias_variance[0] > 0 else None
 
 
 def _known(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | None:
