@@ -274,7 +274,8 @@ def maximise_from_nearby(
         if passes > 1:
             # What is slow gains by the length of the stride: a short one after a long one doesn't look like an end.
             rates.append((bound - before) / strides[passes % 2])
-            left = still_to_gain(rates[-3:]) * sum(strides) / 2
+            last, more = last_and_more(rates[-3:])
+            left = max(last * strides[passes % 2], more * sum(strides) / 2)
             if passes > least and left <= tolerance * abs(bound):
                 ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=bound)
                 return Maximum(shared, ending, solution)
@@ -367,11 +368,16 @@ def told_of_subspace(design: Design, shared: Shared, solution: Solution, grams: 
 
 def still_to_gain(gains: Sequence[float]) -> float:
     """At least what a series with these last terms, three at most, has left, if it goes on as slowly as it went."""
+    return max(last_and_more(gains))
+
+
+def last_and_more(gains: Sequence[float]) -> tuple[float, float]:
+    """The size of such a series' last term, and of all that follow it."""
     sizes = [abs(gain) for gain in gains]
     ratios = [b / max(a, 1e-300) for a, b in pairwise(sizes)]
     slowest = min(max(ratios, default=SLOWEST_FROM_NEARBY), SLOWEST)
     last = sizes[-1] if min(gains) > 0 else max(sizes[-2:])
-    return max(last, last * slowest / (1 - slowest))
+    return last, last * slowest / (1 - slowest)
 
 
 def still_to_gain_from_afar(gains: Sequence[float]) -> float:
