@@ -188,7 +188,7 @@ def maximise_evidence(
     or gain little by accident, so that one small gain alone ends nothing (`still_to_gain_from_afar`). What B's prior
     costs counts there, or its changes would look like gains and losses.
     """
-    scores, shared, before, grams, gains = None, _balanced(start), -np.inf, None, list[float]()
+    scores, shared, grams, before, objective, gains = None, _balanced(start), None, -np.inf, -np.inf, list[float]()
     given = GIVEN_PRIORS if start.k and len(start.items) and not start.items.bias_variance[0] > 0 else 0
     least = stiffness = subspace_precision(design)
     for passes in range(1, max_passes + 1):
@@ -203,17 +203,17 @@ def maximise_evidence(
         )
         if report is not None:
             report(passes, step.bound)
-        shared, scores, grams = step.shared, step.scores, step.grams
-        evidence = step.bound - step.told.cost(stiffness)
+        shared, scores, grams, objective = step.shared, step.scores, step.grams, step.bound
+        evidence = objective - step.told.cost(stiffness)
         gains.append(evidence - before)
         before = evidence
-        if passes > given + 3 and still_to_gain_from_afar(gains[-3:]) <= tolerance * abs(step.bound):
-            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=step.bound)
+        if passes > given + 3 and still_to_gain_from_afar(gains[-3:]) <= tolerance * abs(objective):
+            ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=objective)
             return orthonormalised(shared), ending
         if passes > given:
             # Half of the way: where nothing is known of any adapter, all of it would swing for ever.
             stiffness = float(np.sqrt(stiffness * step.told.likeliest_precision(shared, least)))
-    ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=step.bound)
+    ending = Ending(converged=False, passes=max_passes, reason="the pass limit was reached", objective=objective)
     return orthonormalised(shared), ending
 
 
@@ -339,9 +339,9 @@ class Told:
             known = float(self.counts @ (self.information / (self.information + precision)))
             return known > precision * size
 
-        low, high = np.log(given), np.log(given * LARGEST_CAUTION)
         if not len(self.counts) or not too_small(given):
             return given
+        low, high = np.log(given), np.log(given * LARGEST_CAUTION)
         for _ in range(40):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if too_small(float(np.exp(middle))) else (low, middle)
@@ -352,11 +352,13 @@ def told_of_subspace(design: Design, shared: Shared, solution: Solution, grams: 
     """At these posteriors of the adapters."""
     N, k, d2 = design.n_users, shared.k, shared.d2
     nothing = np.zeros(0)
-    if not k or shared.residual or isinstance(grams, SparseGrams):
+    if not k or shared.residual or design.d1 < FEWEST_ROWS or isinstance(grams, SparseGrams):
         return Told(nothing, nothing)
     information = np.bincount(design.user, solution.mean_weight, minlength=N)
     means = solution.means.reshape(N, k, d2)
-    moments = np.einsum("i,iab,icb->bac", information / information.sum(), means, means, optimize=True)
+    moments = np.einsum(
+        "i,iab,icb->bac", information / max(float(information.sum()), 1e-300), means, means, optimize=True
+    )
     total = moments.sum(axis=0)
     values, counts = grams.pooled_spectrum(np.trace(moments, axis1=1, axis2=2) / max(float(np.trace(total)), 1e-300))
     if counts @ (values > EXHAUSTED * values.max()) < FEWEST_ROWS:

@@ -47,7 +47,8 @@ class DenseGrams:
     def pooled_spectrum(self, shares: Real) -> tuple[Real, Real]:
         """Eigenvalues of sum_b shares_b G_b, shares (d2,), about, and how many each stands for."""
         of_columns = np.trace(self.matrices, axis1=1, axis2=2)
-        return float(shares @ of_columns / of_columns.sum()) * self._pooled_eigenvalues, np.ones(self.matrices.shape[1])
+        scale = float(shares @ of_columns) / max(float(of_columns.sum()), 1e-300)
+        return scale * self._pooled_eigenvalues, np.ones(self.matrices.shape[1])
 
     @cached_property
     def _pooled_eigenvalues(self) -> Real:
@@ -132,7 +133,8 @@ class KrylovGrams:
     def pooled_spectrum(self, shares: Real) -> tuple[Real, Real]:
         """Eigenvalues of sum_b shares_b G_b, shares (d2,), about, and how many each stands for."""
         means = (self.weights * self.values).sum(axis=1)
-        return float(shares @ means[:-1] / means[-1]) * self.values[-1], self.basis.shape[1] * self.weights[-1]
+        scale = float(shares @ means[:-1]) / max(float(means[-1]), 1e-300)
+        return scale * self.values[-1], self.basis.shape[1] * self.weights[-1]
 
     def pooled_solver(self) -> Apply:
         little = self.little()

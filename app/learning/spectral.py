@@ -129,6 +129,8 @@ def leftover_energy(design: Design, scores: Real, B: Real) -> float:
     if not isinstance(design.X, np.ndarray):
         return max(_wide(design, scores).outside(B) / float((share**2).sum()) * design.n_users, 0.0)
     F = design.grams(w).sum(axis=0)
+    if not F.any():
+        return 0.0
     inverse = np.linalg.inv(F + 1e-3 * np.trace(F) / len(F) * np.eye(len(F)))
     between = _between(design, residual, design.user, _own(design, residual))
     outside = np.eye(len(F)) - B @ B.T
@@ -151,6 +153,8 @@ def _residuals(design: Design, scores: Real) -> Real:
 
 def _whitener(design: Design, scores: Real) -> Real:
     F = design.grams(design.weight * curvature(scores)).sum(axis=0)
+    if not F.any():
+        return np.zeros(F.shape)
     values, vectors = np.linalg.eigh(symmetric(F) + 1e-4 * np.trace(F) / len(F) * np.eye(len(F)))
     return np.asarray((vectors / np.sqrt(values)) @ vectors.T)
 

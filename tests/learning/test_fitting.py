@@ -494,3 +494,15 @@ def test_fold_in_of_many_users_agrees_with_one_at_a_time(model: Model) -> None:
     many = fold_in_users(model, c)
     for user in range(9):
         np.testing.assert_allclose(fold_in(model, c.of_users([user])).mean, many[user].mean, atol=1e-7)
+
+
+@pytest.mark.parametrize("X", [np.zeros((30, 4)), np.ones((30, 14))], ids=["zeros", "constants"])
+def test_features_that_tell_nothing_leave_the_items_own_effects(X: Real) -> None:
+    rng = np.random.default_rng(36)
+    first = rng.integers(0, 30, 400)
+    second = (first + rng.integers(1, 30, 400)) % 30
+    better, worse = np.minimum(first, second), np.maximum(first, second)
+    c = Comparisons.from_pairs(X, better, worse, user=np.repeat(np.arange(20), 20), n_users=20)
+    c = replace(c, item_ids=np.arange(30))
+    model = fit(c, rank=2, dependence=0.0, calibrate=False)
+    assert (model.predict(c) > 0.5).mean() > 0.95
