@@ -174,7 +174,15 @@ def posterior(
         parts = min(LANES, design.n)
         order, pointers = np.arange(parts), design.n * np.arange(parts + 1) // parts
     N = len(order)
-    used = np.stack([given.mean, np.full(design.n, STARTING_VARIANCE)] if start is None else start)
+    mean, variance = (given.mean, None) if start is None else start
+    used, kappa = np.empty((2, design.n)), np.empty(design.n)
+
+    def begin(i: int, j: int) -> None:
+        used[0, i:j] = mean[i:j]
+        used[1, i:j] = STARTING_VARIANCE if variance is None else variance[i:j]
+        kappa[i:j] = design.weight[i:j] * (design.label[i:j] - 0.5)
+
+    kernels.over(design.n, begin)
     out = Solution(
         means=np.zeros((N, p)),
         covariances=np.zeros((N, p, p)),
@@ -192,7 +200,6 @@ def posterior(
     places, P = _packed_places(shared.k, shared.d2), given.P
     if design.d2 == 1:
         P = rounded_up(P)
-    kappa = design.weight * (design.label - 0.5)
 
     def work(first: int, last: int) -> None:
         kernels.e_step(

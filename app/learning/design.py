@@ -292,7 +292,7 @@ class Design:
         counts = self.counts()[users]
         pointers = np.concatenate([[0], np.cumsum(counts)])
         index = np.repeat(self.pointers[users] - pointers[:-1], counts) + np.arange(pointers[-1])
-        lengths = np.diff(self.indptr)[index]
+        lengths = self.indptr[index + 1] - self.indptr[index]
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         terms = np.repeat(self.indptr[index] - indptr[:-1], lengths) + np.arange(indptr[-1])
         return replace(
@@ -347,9 +347,9 @@ def design_of(
         terms, indptr = _terms_of(c.indptr, lengths, order), np.concatenate([[0], np.cumsum(lengths[order])])
     user = c.user if sorted_ else c.user[order]
     rows = row[terms].astype(np.int32)
-    pointers = np.searchsorted(user, np.arange(c.n_users + 1)).astype(np.int64)
+    pointers = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=c.n_users))]).astype(np.int64)
     indptr = writable(np.asarray(indptr, dtype=np.int64))
-    weight = c.weight[order]
+    weight = writable(c.weight) if sorted_ else c.weight[order]
     if dependence > 0.0 and not c.tabular:
         key = rows.astype(np.int64) * len(c.Y) + c.cols[terms]
         weight = weight * effective_weights(pointers, indptr, key, dependence)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator
 
+from app.learning import kernels
 from app.learning.arrays import Int, Real, curvature, product, sigmoid, symmetric
 from app.learning.design import Design
 from app.learning.wide import TableStatistic, WideStatistic, energy_outside, leading_eigenvectors
@@ -106,8 +107,12 @@ def rank_by_permutation(
     def spectrum(user: Int) -> Real:
         return np.asarray(np.linalg.eigvalsh(symmetric(whitener @ _between(design, residual, user, own) @ whitener)))
 
-    threshold = max(float(spectrum(rng.permutation(design.user))[-1]) for _ in range(permutations))
-    return int((spectrum(design.user) > threshold).sum())
+    found = spectrum(design.user)
+    shuffled = [rng.permutation(design.user) for _ in range(permutations)]
+    parts = kernels.over(
+        permutations, lambda i, j: max(float(spectrum(user)[-1]) for user in shuffled[i:j]), small=kernels.CHUNKS
+    )
+    return int((found > max(parts)).sum())
 
 
 def leftover_energy(design: Design, scores: Real, B: Real) -> float:
