@@ -402,12 +402,13 @@ class _Trials:
         weight = np.concatenate([part.weight for _, part in self.parts])
         self.counts = real(np.bincount(held_out, weight, minlength=comparisons.n_users))
         self.designs: dict[tuple[int, float], Design] = {}
+        self.starts: dict[tuple[int, float], _Start] = {}
 
     def run(self, rank: int, dependence: float, *, residual: bool = False) -> Trial:
         losses = np.zeros(self.comparisons.n_users)
         trial = Trial(rank, dependence, losses, self.counts, residual)
         for number, (_, held) in enumerate(self.parts):
-            losses += self._losses(self._design(number, dependence), held, trial)
+            losses += self._losses(self._design(number, dependence), held, trial, self._start(number, dependence))
         return trial
 
     def again(self, trial: Trial) -> Trial:
@@ -422,7 +423,7 @@ class _Trials:
             counts = counts + np.bincount(held.user, held.weight, held.n_users)
         return replace(trial, user_losses=losses, user_counts=counts)
 
-    def _losses(self, design: Design, held: Comparisons, trial: Trial) -> Real:
+    def _losses(self, design: Design, held: Comparisons, trial: Trial, start: "_Start | None" = None) -> Real:
         """(N,) summed held-out log-loss of each user."""
         job = self.job
         shared, _ = _estimate(
@@ -433,6 +434,7 @@ class _Trials:
             max_passes=TRIAL_PASSES,
             tolerance=TRIAL_TOLERANCE,
             report=self._report,
+            start=start,
         )
         self.finished += 1
         model = _bare_model(
@@ -446,6 +448,15 @@ class _Trials:
         if (number, dependence) not in self.designs:
             self.designs[number, dependence] = self.job.design(self.parts[number][0], dependence)
         return self.designs[number, dependence]
+
+    def _start(self, number: int, dependence: float) -> "_Start | None":
+        """Which all ranks begin from."""
+        design = self._design(number, dependence)
+        if self.job.estimator == "mle" or not design.n_items:
+            return None
+        if (number, dependence) not in self.starts:
+            self.starts[number, dependence] = _Start.of(design)
+        return self.starts[number, dependence]
 
     def _report(self, passes: int, objective: float) -> None:
         share = min(1.0, (self.finished + passes / TRIAL_PASSES) / self.expected)
@@ -504,13 +515,29 @@ def _estimate(
     max_passes: int,
     tolerance: float,
     report: Callable[[int, float], None] | None,
+    start: "_Start | None" = None,
 ) -> tuple[Shared, Ending]:
     if rank == 0 and not design.n_items:
         Theta_0, ridge = fit_global_with_ridge(design)
         shared = Shared(Theta_0, np.zeros((design.d1, 0)), np.zeros((0, 0)), ridge)
         objective = -mle.joint_loss(design, Theta_0, shared.B, np.zeros((design.n_users, 0)), ridge)
         return shared, Ending(converged=True, passes=1, reason="one convex problem", objective=objective)
-    return _maximise(job, design, _begin(job, design, rank, residual=residual), max_passes, tolerance, report)
+    begin = _begin(job, design, rank, residual=residual, start=start)
+    return _maximise(job, design, begin, max_passes, tolerance, report)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Start:
+    """A model for everybody on features alone, of some users where there are many: adapters are sought beside it."""
+
+    coarse: Design
+    Theta_0: Real
+    ridge: Real
+
+    @classmethod
+    def of(cls, design: Design) -> "_Start":
+        coarse = design.thinned(coarse_strides(design)[0])
+        return cls(coarse, *fit_global_with_ridge(coarse, tolerance=START_TOLERANCE))
 
 
 def _nearby(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | None:
@@ -531,19 +558,18 @@ def _known(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | 
     return None if known is None else evidence.continued(known, design.item_ids)
 
 
-def _begin(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared:
-    """The warm start where there is one, else the start that was asked for."""
+def _begin(job: _Job, design: Design, rank: int, *, residual: bool, start: _Start | None = None) -> Shared:
+    """The warm start where there is one, else the start that was asked for; `start` where it is known already."""
     known = _known(job, design, rank, residual=residual)
     if known is not None:
         return known
     if job.estimator == "mle":
         Theta_0, ridge = fit_global_with_ridge(design, tolerance=START_TOLERANCE)
         return mle.starting_point(design, Theta_0, ridge, rank, job.start, job.rng)
-    strides = coarse_strides(design)
-    coarse = design.thinned(strides[0])
-    Theta_0, ridge = fit_global_with_ridge(coarse, tolerance=START_TOLERANCE)
-    B, loadings = spectral_start_with_items(coarse, coarse.scores(Theta_0), rank, job.rng)
-    shared = evidence.starting_point(Theta_0, B, ridge, design.item_ids, loadings)
+    strides, start = coarse_strides(design), start or _Start.of(design)
+    coarse = start.coarse
+    B, loadings = spectral_start_with_items(coarse, coarse.scores(start.Theta_0), rank, job.rng)
+    shared = evidence.starting_point(start.Theta_0, B, start.ridge, design.item_ids, loadings)
     if residual:
         shared = with_residual(shared)
     if len(strides) > 1:
