@@ -47,6 +47,8 @@ from app.learning.residual import beside, factor_analytic, unit_residual, withou
 INITIAL_SPREAD = 0.5
 """Prior variance of an adapter's entries before the first pass, in squared log-odds."""
 INITIAL_BIAS_VARIANCE = 1.0
+OPEN_BIAS_VARIANCE, SEEN_BIAS_VARIANCE = 0.05, 0.01
+"""After a sample of users that has found less than the latter."""
 INITIAL_LOADING_VARIANCE = 0.05
 """Of an item's own loading, relative to a direction of the features."""
 SMALLEST_VARIANCE = 1e-8
@@ -166,6 +168,19 @@ def continued(shared: Shared, item_ids: Int) -> Shared:
     return replace(shared, items=own)
 
 
+def with_biases_open(shared: Shared) -> Shared:
+    """The same start, with room for items' biases where a sample of users has found next to none.
+
+    It knows few of each item's comparisons, and a prior that has fallen to its floor never gets off it. Items have no
+    posteriors until a pass has looked at them, so that the prior is not learnt in the first one.
+    """
+    items = shared.items
+    if not len(items) or items.bias_prior >= SEEN_BIAS_VARIANCE:
+        return shared
+    variance = np.append(np.zeros(len(items)), OPEN_BIAS_VARIANCE)
+    return replace(shared, items=replace(items, bias_prior=OPEN_BIAS_VARIANCE, bias_variance=variance))
+
+
 def without_adapters(shared: Shared) -> Shared:
     """The same for everybody: where a fit of rank 0 is near its end."""
     items, none = shared.items, np.zeros((0, 0))
@@ -189,7 +204,7 @@ def maximise_evidence(
     costs counts there, or its changes would look like gains and losses.
     """
     scores, shared, grams, before, objective, gains = None, _balanced(start), None, -np.inf, -np.inf, list[float]()
-    given = GIVEN_PRIORS if start.k and len(start.items) and not start.items.bias_variance[0] > 0 else 0
+    given = GIVEN_PRIORS if start.k and len(start.items) and not start.items.bias_variance[-1] > 0 else 0
     least = stiffness = subspace_precision(design)
     for passes in range(1, max_passes + 1):
         step = evidence_pass(
@@ -261,22 +276,26 @@ def maximise_from_nearby(
         As the tolerance of `posterior`, of every E step but the first.
     """
     scores, shared, grams, before, rates = None, _balanced(start), None, -np.inf, list[float]()
-    stiffness, strides = subspace_precision(design), STRIDES if start.k and not start.residual else (1.0, 1.0)
+    smallest, strides = subspace_precision(design), STRIDES if start.k and not start.residual else (1.0, 1.0)
+    # The first bound of items without posteriors says nothing of them.
+    first = 2 if len(start.items) and not start.items.bias_variance[0] > 0 else 1
     for passes in range(1, max_passes + 1):
         solution = posterior(design, shared, start=scores, tolerance=NEARBY_TOLERANCE if scores is None else settled)
         scores, crowd = (solution.score_mean, solution.score_variance), Crowd.of(solution, shared.T)
         if grams is None:
             grams = grams_of(design, solution.mean_weight, at_most=GRAM_COMPARISONS)
-            stiffness = told_of_subspace(design, shared, solution, grams).likeliest_precision(shared, stiffness)
+        if passes == 1 or least > 1:
+            # What a sample has found of B is less than there is.
+            stiffness = told_of_subspace(design, shared, solution, grams).likeliest_precision(shared, smallest)
         bound = evidence_bound(shared, solution, crowd, stiffness)
         if report is not None:
             report(passes, bound)
-        if passes > 1:
+        if passes > first:
             # What is slow gains by the length of the stride: a short one after a long one doesn't look like an end.
             rates.append((bound - before) / strides[passes % 2])
             last, more = last_and_more(rates[-3:])
             left = max(last * strides[passes % 2], more * sum(strides) / 2)
-            if passes > least and left <= tolerance * abs(bound):
+            if len(rates) >= least and left <= tolerance * abs(bound):
                 ending = Ending(converged=True, passes=passes, reason="the bound stands still", objective=bound)
                 return Maximum(shared, ending, solution)
             strides = strides if rates[-1] >= 0 else (1.0, 1.0)

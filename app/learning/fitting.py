@@ -56,6 +56,8 @@ COARSE_USERS = 1_000
 """Fewest users to begin on."""
 COARSE_GROWTH = 4
 COARSE_TOLERANCE = 2e-4
+SEEN_OFTEN = 100
+"""Comparisons of an item, on average, from which on its bias can be told from nothing."""
 START_TOLERANCE = 1e-4
 """Of the global fit that a start is taken from."""
 GLOBAL_TOLERANCE = 1e-7
@@ -575,6 +577,7 @@ def _begin(job: _Job, design: Design, rank: int, *, residual: bool, start: _Star
     if len(strides) > 1:
         shared, _ = _maximise(job, coarse, shared, TRIAL_PASSES, COARSE_TOLERANCE, None)
     for stride in strides[1:-1]:
+        shared = _opened(design, stride, shared)
         shared = evidence.maximise_from_nearby(
             design.thinned(stride),
             shared,
@@ -582,7 +585,13 @@ def _begin(job: _Job, design: Design, rank: int, *, residual: bool, start: _Star
             tolerance=COARSE_TOLERANCE,
             settled=evidence.NEARBY_TOLERANCE,
         ).shared
-    return shared
+    return _opened(design, 1, shared) if len(strides) > 1 else shared
+
+
+def _opened(design: Design, stride: int, shared: Shared) -> Shared:
+    """With room for items' biases, where every stride-th user has said enough of an item to see them."""
+    seen = len(design.rows) >= SEEN_OFTEN * stride * design.n_items
+    return evidence.with_biases_open(shared) if seen else shared
 
 
 def coarse_strides(design: Design) -> list[int]:

@@ -29,6 +29,7 @@ from app.learning.items import no_items
 from app.learning.model import compressed, covariance_root
 from app.learning.selection import split_once
 from tests.support.learning_worlds import catalogue, in_contexts, tabular
+from tests.support.preference_worlds import draw_choices, draw_world
 
 
 def log_loss(model: Model, comparisons: Comparisons) -> float:
@@ -356,6 +357,22 @@ def test_a_large_fit_begins_on_a_few_of_its_users(
     monkeypatch.setattr(fitting, "COARSE_USERS", 3)
     c = catalogue(np.random.default_rng(64), n_users=n_users, per_user=per_user).comparisons
     assert fitting.coarse_strides(design_of(c, feature_map_of(c))) == expected
+
+
+def test_a_fit_that_begins_on_few_users_learns_what_items_are_worth_beside_their_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(65)
+    world = draw_world(rng, users=2000, items=300, dim=6, rank=2, appeal=0.4)
+    c = draw_choices(rng, world, 12)
+    whole = fit(c, rank=2, dependence=0.0, residual=False, calibrate=False)
+    monkeypatch.setattr(fitting, "COARSE_COMPARISONS", 400)
+    monkeypatch.setattr(fitting, "COARSE_USERS", 30)
+    assert len(fitting.coarse_strides(design_of(c, feature_map_of(c)))) > 2
+    begun = fit(c, rank=2, dependence=0.0, residual=False, calibrate=False)
+    assert begun.shared.items.bias_prior == pytest.approx(whole.shared.items.bias_prior, rel=0.2)
+    assert begun.objective > whole.objective - 1e-4 * abs(whole.objective)
+    assert np.corrcoef(begun.shared.items.bias[begun.places(world.X)], world.appeal)[0, 1] > 0.5
 
 
 def test_little_new_feedback_keeps_what_was_chosen_and_much_chooses_anew() -> None:
