@@ -47,7 +47,7 @@ UNEVENNESS_BOUNDS = (0.1, 1.0)
 STRIDE = 1.4
 """What a refit finds grows by less than what it is given."""
 INFLATION_BOUNDS = (0.5, 8.0)
-JOINT_BOUNDS = (0.5, 3.0)
+JOINT_BOUNDS = (1.0, 3.0)
 
 Refit = Callable[[Design], tuple[Shared, Adapters]]
 

@@ -64,6 +64,9 @@ SMALLEST_KNOWN = 0.6
 SMALLEST_KNOWN_OF_COLUMNS = 0.2
 """The same in the step of the columns' part, which B does not take over: what users don't have there must fade from it,
 which EM's steps, the shorter the less is left, don't do in hundreds of passes."""
+EVEN_ROWS = 10
+"""Rows of W, spread evenly along the columns, that S is learnt from beside the users' own (an inverse Wishart prior).
+At the likeliest value of few users with few comparisons, nobody differs along some columns."""
 SMALLEST_COLUMN = 1e-4
 """Floor of the eigenvalues of S, whose mean is 1: below it a context is switched off, and the solves stay precise."""
 LARGEST_STRIDE = 1.0
@@ -470,7 +473,7 @@ def improved(
     told = told_of_subspace(design, shared, solution, grams)
     expanded, means = _absorb(design, shared, solution, crowd, stiffness)
     if learn_priors:
-        expanded = hastened(shared, expanded, crowd.covariance / crowd.size)
+        expanded = hastened(shared, expanded, crowd.covariance / crowd.size, crowd.size)
     solution = replace(solution, means=means)
     ready, tail = without_residual(expanded), expanded.B[:, expanded.rank :]
     # The prior's step takes the posteriors of the pass before, which belong to the prior as it is.
@@ -612,10 +615,10 @@ def _penalised(M: Real, pull: Real) -> Real:
     return floored(root @ shrunk @ root)
 
 
-def hastened(before: Shared, after: Shared, covariance: Real) -> Shared:
+def hastened(before: Shared, after: Shared, covariance: Real, users: int) -> Shared:
     """The adapters' prior moved further: EM's step of T is the shorter, the less is known about each user.
 
-    `covariance` (p, p) is the average of their posteriors.
+    `covariance` (p, p) is the average of the posteriors of so many.
 
     With G the share of an adapter's variance that comparisons determine, whitened by T, EM's step of T's logarithm is
     about G (.) G of Newton's.
@@ -634,6 +637,8 @@ def hastened(before: Shared, after: Shared, covariance: Real) -> Shared:
         T[tail, tail] = _next_spread(float(R[-1, -1]), growth * float(of_rows[-1, -1]), left[tail, tail])
     if d2 > 1:
         left = np.einsum("abcd,ac->bd", unknown, np.linalg.inv(R)) / k
+        even = float(np.trace(of_columns)) / d2 * np.eye(d2)
+        of_columns = (users * k * of_columns + EVEN_ROWS * even) / (users * k + EVEN_ROWS)
         columns = further(S, of_columns / growth, left, SMALLEST_KNOWN_OF_COLUMNS)
         T = np.asarray(np.kron(T, floored(columns, SMALLEST_COLUMN * float(np.trace(columns)) / d2)))
     return replace(after, T=symmetric(T))

@@ -298,12 +298,14 @@ def postmaster(cluster: Path) -> int | None:
 
 
 def _runs(pid: int, cluster: Path) -> bool:
-    # A process that has died and that nobody waits for keeps its number, but has no command line any more.
     if Path("/proc/self/cmdline").exists():
         try:
-            return str(cluster) in Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+            words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+            # It is empty while one program takes another's place, and of a process that has died and nobody waits for.
+            state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
         except OSError:
             return False
+        return str(cluster) in words.split("\0") if words else state not in {"Z", "X"}
     shown = subprocess.run(  # noqa: S603 - a number
         ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     )

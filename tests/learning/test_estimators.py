@@ -18,6 +18,7 @@ from app.learning.adapters import (
 from app.learning.btl import fit_global, fit_global_with_ridge
 from app.learning.design import Design, design_of
 from app.learning.evidence import (
+    EVEN_ROWS,
     Crowd,
     evidence_bound,
     evidence_pass,
@@ -354,7 +355,9 @@ def test_users_soon_differ_no_more_along_contexts_in_which_none_do() -> None:
     )
     assert bounds[20] == pytest.approx(bounds[-1], abs=1.0)
     spreads = np.linalg.eigvalsh(factors(found.T, 2, design.d2)[1])
-    assert (spreads[:2] < 0.02 * spreads[3]).all()
+    # The prior keeps as much there as a few of its rows among the users' have.
+    assert (spreads[:2] < (0.02 + 4 * EVEN_ROWS / (200 * 2)) * spreads[3]).all()
+    assert spreads[:2].mean() < 0.1 * spreads[3]
     assert (spreads[2:] > 0.1 * spreads[3]).all()
 
 
@@ -420,7 +423,7 @@ def test_a_context_that_fades_for_long_leaves_the_solves_precise() -> None:
     """One had faded to a billionth of the others, and a user's solve ended without a number."""
     design, shared = prepared(SMALL[1], 2)
     before = replace(shared, T=np.diag(np.tile([3.9, 0.1, 1e-3, 1e-4], 2)))
-    after = hastened(before, replace(before, T=np.diag(np.tile([3.9, 0.1, 1e-4, 1e-6], 2))), 0.1 * before.T)
+    after = hastened(before, replace(before, T=np.diag(np.tile([3.9, 0.1, 1e-4, 1e-6], 2))), 0.1 * before.T, 1000)
     spreads = np.linalg.eigvalsh(factors(after.T, 2, design.d2)[1])
     assert spreads[0] == pytest.approx(1e-4, rel=1e-3)
     assert spreads[3] > 3.5

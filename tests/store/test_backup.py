@@ -96,7 +96,7 @@ def test_what_is_no_backup_or_a_damaged_one_is_refused(backup: Path, target: str
         restore(target, nothing)
     with pytest.raises(InvalidInputError, match="the dump in it is not what was written"):
         restore(target, rewritten(backup, dump=b"PGDMP and then something else"))
-    with pytest.raises(InvalidInputError, match=r"is damaged: it ends too early\.$"):
+    with pytest.raises(InvalidInputError, match=r"is damaged: (it ends too early|Overlapped entries.*)\.$"):
         restore(target, promising_more(backup))
     with zipfile.ZipFile(backup) as archive:
         manifest = archive.read(MANIFEST)
