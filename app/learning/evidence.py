@@ -638,17 +638,23 @@ def hastened(before: Shared, after: Shared, covariance: Real, users: int) -> Sha
     if d2 > 1:
         left = np.einsum("abcd,ac->bd", unknown, np.linalg.inv(R)) / k
         even = float(np.trace(of_columns)) / d2 * np.eye(d2)
-        of_columns = (users * k * of_columns + EVEN_ROWS * even) / (users * k + EVEN_ROWS)
-        columns = further(S, of_columns / growth, left, SMALLEST_KNOWN_OF_COLUMNS)
+        share = EVEN_ROWS / (users * k + EVEN_ROWS)
+        of_columns = (1.0 - share) * of_columns + share * even
+        columns = further(S, of_columns / growth, left, SMALLEST_KNOWN_OF_COLUMNS, share / growth * even)
         T = np.asarray(np.kron(T, floored(columns, SMALLEST_COLUMN * float(np.trace(columns)) / d2)))
     return replace(after, T=symmetric(T))
 
 
-def further(old: Real, new: Real, left: Real, smallest_known: float) -> Real:
-    """From a covariance (q, q) past EM's new one, `left` being what posteriors leave of the old one on average."""
+def further(old: Real, new: Real, left: Real, smallest_known: float, pull: Real | None = None) -> Real:
+    """From a covariance (q, q) past EM's new one, `left` being what posteriors leave of the old one on average.
+
+    `pull` (q, q) is a prior's part of the new one, whose step is not short.
+    """
     root = _power(floored(old), 0.5)
     back = np.linalg.inv(root)
-    known = np.linalg.inv(floored(np.eye(len(old)) - symmetric(back @ left @ back), smallest_known))
+    determined = floored(np.eye(len(old)) - symmetric(back @ left @ back), smallest_known)
+    slope = determined @ determined if pull is None else determined @ determined + back @ pull @ back
+    known = _power(slope, -0.5)
     values, vectors = np.linalg.eigh(symmetric(back @ floored(new) @ back))
     step = symmetric(known @ ((vectors * np.log(values)) @ vectors.T) @ known)
     values, vectors = np.linalg.eigh(step)
