@@ -2,8 +2,11 @@
 
 Claim: nominal 95% intervals of rewards, and 95% ellipsoids of adapters, cover 93 to 97% of the truth, for users of the
 fit and for new ones, with few and with many comparisons a user, few and many features, in catalogues and in a small
-decision process; and probabilities of fresh comparisons are calibrated. Data: simulated users whose truth is known, the
-model's own kind of truth at its rank. Prints one Markdown table, a row a setting, means over `--draws` truths.
+decision process; and probabilities of fresh comparisons are calibrated. Two kinds of ellipsoids are not held to that:
+those of ten comparisons and 64 features, where how much users differ is itself hardly known, and those of the decision
+process, where one direction shows in no comparison and is left out, so that 97% is what 95% becomes. Data: simulated
+users whose truth is known, the model's own kind of truth at its rank. Prints one Markdown table, a row a setting, means
+over `--draws` truths.
 
     python benchmarks/calibration.py [--draws 4] [--only NAME ...]
 """

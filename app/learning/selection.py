@@ -37,7 +37,7 @@ PERSONAL_GAIN = 5e-4
 SURE = 2.0
 """Standard errors that the gain over one model for everybody must exceed, unless users are known to differ; where users
 are few, as many as Student's t asks."""
-HANDFUL = 10
+HANDFUL = 5
 """Users: how far fewer differ says little of others', so that even a rank that was given must surely gain."""
 DOUBT = 0.5
 """Standard errors by which a rank may look worse than a lower one: trials learn from less than what is served."""
