@@ -42,7 +42,7 @@ from app.learning.items import Items, narrowed, turned, widened
 from app.learning.lanes import LANES
 from app.learning.parameters import Ending, Shared
 from app.learning.preconditioner import RIDGE_BOUNDS, BlockPreconditioner
-from app.learning.residual import beside, factor_analytic, unit_residual, without_residual
+from app.learning.residual import beside, factor_analytic, in_gauge_beside, without_residual
 
 INITIAL_SPREAD = 0.5
 """Prior variance of an adapter's entries before the first pass, in squared log-odds."""
@@ -633,8 +633,10 @@ def hastened(before: Shared, after: Shared, covariance: Real, users: int) -> Sha
     left = np.einsum("abcd,bd->ac", unknown, np.linalg.inv(S)) / d2
     T = factor_analytic(further(R, growth * of_rows, left, SMALLEST_KNOWN), after.residual)
     if after.residual:
-        tail = range(k - after.residual, k)
-        T[tail, tail] = _next_spread(float(R[-1, -1]), growth * float(of_rows[-1, -1]), left[tail, tail])
+        # One number of so many entries needs less care, and may have to vanish.
+        tail, last = range(k - after.residual, k), slice(k - 1, k)
+        mean = left[tail, tail].mean(keepdims=True)[None]
+        T[tail, tail] = further(R[last, last], growth * of_rows[last, last], mean, SMALLEST_SHARE)
     if d2 > 1:
         left = np.einsum("abcd,ac->bd", unknown, np.linalg.inv(R)) / k
         even = float(np.trace(of_columns)) / d2 * np.eye(d2)
@@ -662,12 +664,6 @@ def further(old: Real, new: Real, left: Real, smallest_known: float, pull: Real 
     return symmetric(root @ ((vectors * stride) @ vectors.T) @ root)
 
 
-def _next_spread(old: float, new: float, unknown: Real) -> float:
-    """The same for the residual's variance: one number of so many entries needs less care, and may have to vanish."""
-    known = max(1.0 - float(unknown.mean()) / old, SMALLEST_SHARE)
-    return old * float(np.exp(np.clip(np.log(new / old) / known**2, -LARGEST_STRIDE, LARGEST_STRIDE)))
-
-
 def floored(T: Real, smallest: float = SMALLEST_VARIANCE) -> Real:
     values, vectors = np.linalg.eigh(symmetric(T))
     if values.size == 0 or values[0] >= smallest:
@@ -691,7 +687,7 @@ def orthonormalised(shared: Shared) -> Shared:
     if shared.k == 0:
         return shared
     if shared.residual:
-        return unit_residual(beside(orthonormalised(without_residual(shared)), shared))
+        return in_gauge_beside(orthonormalised(without_residual(shared)), shared)
     F = len(shared.B)
     Q, spread, turn = np.linalg.svd(np.concatenate([shared.B, shared.items.loadings]), full_matrices=False)
     spread = np.maximum(spread, SMALLEST_SPREAD)

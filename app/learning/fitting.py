@@ -488,10 +488,12 @@ def _estimated(
 ) -> _Estimated:
     """The estimation and every user's adapter; from nearby they come from the same last E step."""
     rank, residual = choice.rank, choice.residual
-    known = _nearby(job, design, rank, residual=residual)
-    if known is not None:
+    iterates = job.estimator == "evidence" and bool(rank or design.n_items)
+    known = _known(job, design, rank, residual=residual) if iterates else None
+    if known is not None and (not design.n_items or known.items.bias_variance[0] > 0):
+        # It has learnt the items' effects, and is near the maximum.
         begin, least = known, 1
-    elif job.estimator == "evidence" and (rank or design.n_items) and len(coarse_strides(design)) > 1:
+    elif iterates and len(coarse_strides(design)) > 1:
         # What was learnt from a sample may be further from the maximum than two gains tell.
         begin, least = _begin(job, design, rank, residual=residual), 3
     else:
@@ -540,14 +542,6 @@ class _Start:
     def of(cls, design: Design) -> "_Start":
         coarse = design.thinned(coarse_strides(design)[0])
         return cls(coarse, *fit_global_with_ridge(coarse, tolerance=START_TOLERANCE))
-
-
-def _nearby(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | None:
-    """The warm start's parameters where they are near the maximum: they have learnt the items' effects."""
-    if job.estimator == "mle" or not (rank or design.n_items):
-        return None
-    known = _known(job, design, rank, residual=residual)
-    return known if known is None or not design.n_items or known.items.bias_variance[0] > 0 else None
 
 
 def _known(job: _Job, design: Design, rank: int, *, residual: bool) -> Shared | None:
@@ -668,11 +662,7 @@ def effective_weight(job: _Job, design: Design) -> float:
 
 
 def _solved(
-    job: _Job,
-    design: Design,
-    shared: Shared,
-    *,
-    tolerance: float = ADAPTER_TOLERANCE,
+    job: _Job, design: Design, shared: Shared, *, tolerance: float = ADAPTER_TOLERANCE
 ) -> tuple[Adapters, Real]:
     """Every user's adapter, and (n,) the mean score of every comparison at them."""
     if job.estimator == "mle":

@@ -16,6 +16,7 @@ Source: Rubin & Thayer 1982 for the EM of a factor-analytic prior; isotropic as 
 from dataclasses import replace
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from app.learning.arrays import Real
 from app.learning.items import narrowed, widened
@@ -39,13 +40,8 @@ def residual_columns(d1: int, d2: int, rank: int, n_items: int) -> int:
 
 def with_residual(shared: Shared) -> Shared:
     """The same start of the passes with a small residual."""
-    r = len(shared.B) - shared.k
     spread = INITIAL_SHARE * np.trace(shared.T) / len(shared.T)
-    T = np.zeros((len(shared.T) + r * shared.d2,) * 2)
-    T[: len(shared.T), : len(shared.T)] = shared.T
-    T[len(shared.T) :, len(shared.T) :] = spread * np.eye(r * shared.d2)
-    B = np.hstack([shared.B, _outside(shared.B)])
-    return replace(shared, B=B, T=T, items=widened(shared.items, r), residual=r)
+    return _joined(shared, 1.0, spread * np.eye((len(shared.B) - shared.k) * shared.d2))
 
 
 def without_residual(shared: Shared) -> Shared:
@@ -60,19 +56,35 @@ def without_residual(shared: Shared) -> Shared:
 
 def beside(shared: Shared, before: Shared) -> Shared:
     """The shared directions as they are now, and the residual of `before` outside them, as large as it was."""
-    if not before.residual:
-        return shared
-    r, p = before.residual, len(shared.T)
-    Q = _outside(shared.B) * np.linalg.norm(before.B[:, -1])
-    T = np.zeros_like(before.T)
-    T[:p, :p], T[p:, p:] = shared.T, before.T[p:, p:]
-    return replace(shared, B=np.hstack([shared.B, Q]), T=T, items=widened(shared.items, r), residual=r)
+    return _joined(shared, _size(before), _tail(before)) if before.residual else shared
+
+
+def in_gauge_beside(shared: Shared, before: Shared) -> Shared:
+    """The same in the gauge of a model: the residual's columns are orthonormal, and T takes their spread."""
+    return _joined(shared, 1.0, _size(before) ** 2 * _tail(before))
+
+
+def _size(shared: Shared) -> float:
+    """The length of each of the residual's columns."""
+    return float(np.linalg.norm(shared.B[:, -1]))
+
+
+def _tail(shared: Shared) -> Real:
+    """(r * d2, r * d2) the residual's part of T."""
+    return shared.T[shared.rank * shared.d2 :, shared.rank * shared.d2 :]
+
+
+def _joined(shared: Shared, size: float, tail: Real) -> Shared:
+    """What is shared, and a residual outside it with columns of this length and this covariance along them."""
+    k = shared.k
+    Q = np.linalg.qr(shared.B, mode="complete")[0][:, k:]
+    B, T = np.hstack([shared.B, size * Q]), block_diag(shared.T, tail)
+    return replace(shared, B=B, T=T, items=widened(shared.items, Q.shape[1]), residual=Q.shape[1])
 
 
 def residual_spread(shared: Shared) -> float:
     """s, of a model in its gauge; 0 without a residual."""
-    own = np.diag(shared.T)[shared.rank * shared.d2 :]
-    return float(np.sqrt(own.mean())) if len(own) else 0.0
+    return float(np.sqrt(np.diag(_tail(shared)).mean())) if shared.residual else 0.0
 
 
 def factor_analytic(R: Real, residual: int) -> Real:
@@ -87,19 +99,3 @@ def factor_analytic(R: Real, residual: int) -> Real:
     out[:k, :k] = R[:k, :k]
     out[range(k, len(R)), range(k, len(R))] = np.diag(R)[k:].mean()
     return out
-
-
-def _outside(B: Real) -> Real:
-    """(d1, d1 - k) orthonormal basis of what B's columns leave."""
-    return np.ascontiguousarray(np.linalg.qr(B, mode="complete")[0][:, B.shape[1] :])
-
-
-def unit_residual(shared: Shared) -> Shared:
-    """The gauge of a model: the residual's columns are orthonormal, and T takes their spread."""
-    if not shared.residual:
-        return shared
-    k, p = shared.rank, shared.rank * shared.d2
-    B, T, size = shared.B.copy(), shared.T.copy(), float(np.linalg.norm(shared.B[:, -1]))
-    B[:, k:] /= size
-    T[p:, p:] *= size**2
-    return replace(shared, B=B, T=T)
